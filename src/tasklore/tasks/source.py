@@ -1,0 +1,278 @@
+"""Where tasks come from.
+
+A :class:`TaskSource` is a family of related problems; it draws a :class:`Task`, and a task draws an :class:`Episode`. Every
+draw is a pure function of ``(seed, stream, step, index)``, so that a run can stop and resume anywhere, and so that two methods
+are judged on the same episodes.
+"""
+
+import abc
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InvalidData, InvalidSetting
+from ..types import Batch, Episode, TaskSpec
+
+__all__ = ["Collection", "MixedSource", "Splits", "Task", "TaskList", "TaskSource", "pad", "stack", "task_key", "task_rng"]
+
+
+class Task(abc.ABC):
+    """One learning problem."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """A short name for tables and pictures."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the class indices of this task mean; empty where there are no classes."""
+        return ()
+
+    @abc.abstractmethod
+    def episode(self, rng: np.random.Generator) -> Episode:
+        """Draw disjoint support and query examples.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            The only source of chance.
+
+        Returns
+        -------
+        Episode
+            Without a task axis; see :class:`~tasklore.types.Batch` for shapes.
+        """
+
+
+class TaskSource(abc.ABC):
+    """A family of related tasks. Subclasses are frozen dataclasses."""
+
+    @property
+    @abc.abstractmethod
+    def spec(self) -> TaskSpec:
+        """What all tasks of this source have in common."""
+
+    @abc.abstractmethod
+    def task(self, rng: np.random.Generator) -> Task:
+        """Draw one task."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return JSON values that identify this source, its data (by hash) included."""
+
+    @abc.abstractmethod
+    def with_shots(self, n_shots: int) -> "TaskSource":
+        """Return the same source with another number of support examples (per class, where there are classes)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of :meth:`describe`: equal for equal sources, on every machine."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+
+    def episodes(self, seed: int, stream: str, step: int, n_tasks: int) -> tuple[Episode, Tensor]:
+        """Draw a stack of tasks, each with its key.
+
+        Parameters
+        ----------
+        seed, stream, step
+            Name the draw: the same ones give the same episodes. Streams (``"train"``, ``"validation"``, …) never share
+            random numbers.
+        n_tasks : int
+
+        Returns
+        -------
+        episodes : Episode
+            With a leading axis of ``n_tasks``, padded to common sizes.
+        keys : Tensor, int64, shape (n_tasks,)
+            For :class:`~tasklore.types.Context`.
+        """
+        draws: list[Episode] = []
+        for index in range(n_tasks):
+            rng = task_rng(seed, stream, step, index)
+            draws.append(self.task(rng).episode(rng))
+        keys = [task_key(seed, stream, step, index) for index in range(n_tasks)]
+        return stack(draws), torch.tensor(keys, dtype=torch.int64)
+
+
+class Splits(NamedTuple):
+    """Three sources that share no task (or, for few-shot classification, no class)."""
+
+    train: TaskSource
+    validation: TaskSource
+    test: TaskSource
+
+
+class Collection(abc.ABC):
+    """A named collection of past and future tasks, as settings: a frozen dataclass filed in ``registry.sources``.
+
+    Its fields are what a ``[tasks]`` section of a configuration may say; nothing is read before :meth:`splits`.
+    """
+
+    @abc.abstractmethod
+    def splits(self) -> Splits:
+        """Read the data and return its train, validation and test tasks.
+
+        Raises
+        ------
+        DownloadError
+            The data is neither in the given folder, nor under ``TASKLORE_DATA``, nor could it be fetched.
+        """
+
+
+def task_rng(seed: int, stream: str, step: int, index: int) -> np.random.Generator:
+    """Return the generator that belongs to one draw of one task."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(_entropy(seed, stream, step, index))))
+
+
+def task_key(seed: int, stream: str, step: int, index: int) -> int:
+    """Return the 63-bit key of one draw of one task."""
+    words = np.random.SeedSequence(_entropy(seed, stream, step, index)).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def _entropy(seed: int, stream: str, step: int, index: int) -> list[int]:
+    if seed < 0:
+        raise InvalidSetting(f"a seed cannot be negative, got {seed}")
+    return [seed, int.from_bytes(stream.encode(), "little"), step, index]
+
+
+def pad(batch: Batch, n: int) -> Batch:
+    """Return ``batch`` with zeros appended up to ``n`` examples, masked out."""
+    missing = n - len(batch.mask)
+    if missing == 0:
+        return batch
+    return Batch(*(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in batch))
+
+
+def stack(episodes: Sequence[Episode]) -> Episode:
+    """Stack episodes along a new leading task axis, padding to the longest support and query."""
+    if not episodes:
+        raise InvalidData("no episodes were given; at least one is needed to make a stack")
+
+    def stacked(batches: list[Batch]) -> Batch:
+        longest = max(len(batch.mask) for batch in batches)
+        padded = [pad(batch, longest) for batch in batches]
+        return Batch(*(torch.stack(parts) for parts in zip(*padded, strict=True)))
+
+    return Episode(stacked([e.support for e in episodes]), stacked([e.query for e in episodes]))
+
+
+@dataclass(frozen=True)
+class TaskList(TaskSource):
+    """A finite list of tasks with a common spec, each equally likely.
+
+    Parameters
+    ----------
+    tasks : tuple of Task
+    common : TaskSpec
+        The spec that every task fits.
+    description : str
+        Names the list; together with the names of the tasks it makes the fingerprint.
+    reshoot : callable (Task, n_shots) -> Task
+        Gives a task another number of support examples.
+    """
+
+    tasks: tuple[Task, ...]
+    common: TaskSpec
+    description: str
+    reshoot: Callable[[Task, int], Task]
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise InvalidData(f"the task list {self.description!r} is empty; give at least one task")
+
+    @property
+    def spec(self) -> TaskSpec:
+        return self.common
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def task(self, rng: np.random.Generator) -> Task:
+        return self.tasks[int(rng.integers(len(self.tasks)))]
+
+    def describe(self) -> dict[str, object]:
+        names = hashlib.sha256("\n".join(task.name for task in self.tasks).encode()).hexdigest()
+        return {"source": self.description, "n_tasks": len(self.tasks), "tasks": names, **self.common.to_dict()}
+
+    def with_shots(self, n_shots: int) -> "TaskList":
+        tasks = tuple(self.reshoot(task, n_shots) for task in self.tasks)
+        return TaskList(tasks, self.common, f"{self.description}, {n_shots} shots", self.reshoot)
+
+    def filter(self, keep: Callable[[Task], bool]) -> "TaskList":
+        """Return the tasks for which ``keep`` is true."""
+        return TaskList(tuple(filter(keep, self.tasks)), self.common, self.description, self.reshoot)
+
+    def split(
+        self, seed: int, fractions: tuple[float, float] = (0.6, 0.2), family: Callable[[Task], str] | None = None
+    ) -> Splits:
+        """Split into train, validation and test tasks.
+
+        Parameters
+        ----------
+        seed : int
+        fractions : (train, validation)
+            Of the families; the rest is for testing.
+        family : callable, optional
+            Tasks of one family stay on one side. By default every task is its own family.
+
+        Raises
+        ------
+        InvalidData
+            A side would be empty.
+        """
+        family = family or (lambda task: task.name)
+        names = sorted({family(task) for task in self.tasks})
+        order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+        first, second = (round(share * len(order)) for share in (fractions[0], sum(fractions)))
+        parts = [set(order[:first]), set(order[first:second]), set(order[second:])]
+        if not all(parts):
+            raise InvalidData(
+                f"{len(names)} families cannot be split by {fractions} without an empty side; "
+                "collect more tasks or change the fractions"
+            )
+        return Splits(*(self.filter(lambda task, part=part: family(task) in part) for part in parts))
+
+
+@dataclass(frozen=True)
+class MixedSource(TaskSource):
+    """Draw each task from one of several sources of the same shape.
+
+    Parameters
+    ----------
+    parts : tuple of TaskSource
+    weights : tuple of float, optional
+        Relative frequencies; equal by default.
+    """
+
+    parts: tuple[TaskSource, ...]
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        kinds = {(part.spec.kind, part.spec.input_shape) for part in self.parts}
+        if len(kinds) != 1:
+            raise InvalidData(f"sources can be mixed only if their kind and input shape agree, got {sorted(kinds)}")
+        if self.weights and len(self.weights) != len(self.parts):
+            raise InvalidSetting(f"{len(self.parts)} sources need as many weights, got {len(self.weights)}")
+
+    @property
+    def spec(self) -> TaskSpec:
+        first = self.parts[0].spec
+        return TaskSpec(first.kind, first.input_shape, max(part.spec.n_outputs for part in self.parts))
+
+    def task(self, rng: np.random.Generator) -> Task:
+        weights = np.asarray(self.weights or (1.0,) * len(self.parts))
+        return self.parts[int(rng.choice(len(self.parts), p=weights / weights.sum()))].task(rng)
+
+    def describe(self) -> dict[str, object]:
+        return {"source": "mixed", "parts": [part.describe() for part in self.parts], "weights": list(self.weights)}
+
+    def with_shots(self, n_shots: int) -> "MixedSource":
+        return MixedSource(tuple(part.with_shots(n_shots) for part in self.parts), self.weights)
