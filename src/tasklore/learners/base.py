@@ -1,0 +1,156 @@
+"""What a way of learning is.
+
+A learner turns the support of one task into named tensors (**adapt**), and these into predictions (**predict**). Meta-learning
+improves the tensors it starts from, its *params*. A learner is a frozen dataclass of settings: it holds no weights, no module and
+no memory of earlier tasks, so that thousands of tasks can be learned at once, in any order, on any machine.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ..errors import InvalidData
+from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
+
+__all__ = [
+    "PRESENT",
+    "Learner",
+    "Tags",
+    "hide_absent",
+    "named_statistics",
+    "present_classes",
+    "weights_and_statistics",
+]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a learner needs and promises; the public checks and the estimators read it.
+
+    Parameters
+    ----------
+    kinds : tuple of str
+        The kinds of task that it can learn.
+    order_matters : bool
+        The order of the support changes the result.
+    any_ways : bool
+        A new task may have more classes than the past ones had.
+    starts_from : {"tasks", "pool", "nothing"}
+        Whether params are meta-learned, trained on the past tasks as one pool, or stay as initialised; all but the
+        first are baselines.
+    vectorises : bool
+        ``torch.func.vmap`` can run many tasks at once.
+    """
+
+    kinds: tuple[str, ...] = ("classification", "regression")
+    order_matters: bool = False
+    any_ways: bool = False
+    starts_from: Literal["tasks", "pool", "nothing"] = "tasks"
+    vectorises: bool = True
+
+
+class Learner(abc.ABC):
+    """A way of learning one task from its support, given what was learned from past tasks."""
+
+    rule: ClassVar[Literal["backprop", "towards_adapted"]] = "backprop"
+    """How params move, see :mod:`tasklore.metagrad`."""
+
+    tags: ClassVar[Tags] = Tags()
+
+    @abc.abstractmethod
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        """Return params to start meta-learning from.
+
+        Parameters
+        ----------
+        spec : TaskSpec
+        generator : torch.Generator
+            The only source of chance.
+        """
+
+    @abc.abstractmethod
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        """Learn one task.
+
+        Parameters
+        ----------
+        params : Params
+            Not changed.
+        support : Batch
+            ``n`` examples; those with mask 0 have no influence.
+        context : Context
+
+        Returns
+        -------
+        Adapted
+            Differentiable in ``params``.
+        """
+
+    @abc.abstractmethod
+    def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
+        """Return logits (n, n_outputs), or the regressed values in the shape of the target.
+
+        Parameters
+        ----------
+        adapted : Adapted
+        inputs : Inputs
+            ``n`` examples.
+        """
+
+    def loss(self, prediction: Tensor, target: Batch) -> Tensor:
+        """Return cross-entropy (nats), or squared error, averaged over the real examples; a scalar.
+
+        Parameters
+        ----------
+        prediction : Tensor
+            From :meth:`predict`.
+        target : Batch
+            Class indices are integers; anything else is regressed.
+        """
+        if target.y.is_floating_point():
+            each = ((prediction - target.y) ** 2).flatten(1).mean(1)  # (n,)
+        else:
+            each = F.cross_entropy(prediction, target.y, reduction="none")  # (n,)
+        return (each * target.mask).sum() / target.mask.sum()
+
+    def objective(self, params: Params, episode: Episode, context: Context) -> Tensor:
+        """Return what meta-learning lowers: by default, the loss on the queries after adapting to the support."""
+        adapted = self.adapt(params, episode.support, context)
+        return self.loss(self.predict(adapted, episode.query.inputs), episode.query)
+
+    def check_spec(self, spec: TaskSpec) -> None:
+        """Raise ``InvalidData`` if this learner cannot learn such tasks."""
+        if spec.kind not in self.tags.kinds:
+            raise InvalidData(f"{type(self).__name__} learns {' and '.join(self.tags.kinds)} tasks, but these are {spec.kind} tasks")
+
+
+# Adapted tensors that belong to the task rather than to the network are named ``task/…``.
+PRESENT = "task/present"
+STATISTICS = "task/statistics/"
+
+
+def weights_and_statistics(adapted: Adapted) -> tuple[Params, Params | None]:
+    """Take adapted tensors apart into the network's weights and the statistics to normalise queries with, if any."""
+    weights = {name: tensor for name, tensor in adapted.items() if not name.startswith("task/")}
+    statistics = {name.removeprefix(STATISTICS): t for name, t in adapted.items() if name.startswith(STATISTICS)}
+    return weights, statistics or None
+
+
+def named_statistics(statistics: Params) -> Params:
+    """Name the support's statistics so that :func:`weights_and_statistics` finds them again."""
+    return {STATISTICS + name: tensor for name, tensor in statistics.items()}
+
+
+def present_classes(support: Batch, n_outputs: int) -> Tensor:
+    """Return which classes have a real example, as 0 or 1, shape (n_outputs,)."""
+    members = F.one_hot(support.y, n_outputs).to(support.mask.dtype) * support.mask.unsqueeze(1)  # (n, c)
+    return members.amax(0)
+
+
+def hide_absent(logits: Tensor, present: Tensor) -> Tensor:
+    """Make classes without a support example impossible."""
+    return logits.masked_fill(present == 0, torch.finfo(logits.dtype).min / 4)

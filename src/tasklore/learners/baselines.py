@@ -1,0 +1,156 @@
+"""What a report compares with: learners that ignore past tasks, or use them in the plainest way.
+
+They face the same checks and the same episodes as every other learner.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from torch import Generator, Tensor
+
+from ..optimizers import Adam, Optimizer
+from ..registry import learners
+from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
+from .base import PRESENT, Learner, Tags, hide_absent
+from .gradient import GradientLearner
+
+__all__ = ["FineTuning", "FromScratch", "LogisticBaseline", "NearestCentroid", "RidgeBaseline"]
+
+
+@dataclass(frozen=True)
+class _AdamTraining(GradientLearner):
+    inner_steps: int = 50
+
+    @property
+    def inner(self) -> Optimizer:
+        return Adam(self.step_size, eps_root=1e-12)
+
+
+@learners.register("scratch")
+@dataclass(frozen=True)
+class FromScratch(_AdamTraining):
+    """Train a fresh network on the support alone, with Adam.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`~tasklore.learners.gradient.GradientLearner`.
+    """
+
+    tags: ClassVar[Tags] = Tags(starts_from="nothing")
+
+
+@learners.register("finetune")
+@dataclass(frozen=True)
+class FineTuning(_AdamTraining):
+    """Pre-train one network on all past tasks pooled (:func:`tasklore.train.pretrain`), then continue on the support.
+
+    For classification the output layer starts at zero on each task, since the classes are new; for regression the whole
+    network is continued.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`~tasklore.learners.gradient.GradientLearner`.
+    """
+
+    tags: ClassVar[Tags] = Tags(starts_from="pool")
+
+
+@learners.register("nearest-centroid")
+@dataclass(frozen=True)
+class NearestCentroid(Learner):
+    """The nearest class mean on the raw inputs."""
+
+    tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True, starts_from="nothing")
+
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        self.check_spec(spec)
+        return {}
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        x = support.x.flatten(1)
+        members = F.one_hot(support.y, context.spec.n_outputs).to(x.dtype) * support.mask.unsqueeze(1)  # (n, c)
+        counts = members.sum(0)
+        centroids = (members.T @ x) / counts.clamp(min=1).unsqueeze(1)  # (c, d)
+        return {"task/centroids": centroids, PRESENT: (counts > 0).to(x.dtype)}
+
+    def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
+        x, centroids = inputs.x.flatten(1), adapted["task/centroids"]
+        return hide_absent(2 * x @ centroids.T - (centroids**2).sum(1), adapted[PRESENT])
+
+
+@learners.register("logistic-regression")
+@dataclass(frozen=True)
+class LogisticBaseline(Learner):
+    """scikit-learn's logistic regression on the raw inputs.
+
+    Parameters
+    ----------
+    C : float
+        Inverse strength of the L2 penalty.
+    """
+
+    tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True, starts_from="nothing", vectorises=False)
+
+    C: float = 1.0
+
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        self.check_spec(spec)
+        return {}
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        real = support.mask > 0
+        x, y = support.x[real].flatten(1).numpy(), support.y[real].numpy()
+        model = LogisticRegression(C=self.C, max_iter=1000).fit(x, y)
+        coef, intercept = model.coef_, model.intercept_
+        if len(coef) == 1:  # two classes share one row: class 1 against class 0
+            coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+        weight = torch.zeros(context.spec.n_outputs, x.shape[1])
+        bias, present = torch.zeros(len(weight)), torch.zeros(len(weight))
+        classes = torch.from_numpy(model.classes_)
+        weight[classes] = torch.from_numpy(coef).to(weight.dtype)
+        bias[classes] = torch.from_numpy(intercept).to(weight.dtype)
+        present[classes] = 1.0
+        return {"task/weight": weight, "task/bias": bias, PRESENT: present}
+
+    def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
+        x = inputs.x.flatten(1)
+        return hide_absent(F.linear(x, adapted["task/weight"], adapted["task/bias"]), adapted[PRESENT])
+
+
+@learners.register("ridge-regression")
+@dataclass(frozen=True)
+class RidgeBaseline(Learner):
+    """Ridge regression on the raw inputs and a constant.
+
+    Parameters
+    ----------
+    penalty : float
+        Weight of the squared norm of the slopes.
+    """
+
+    tags: ClassVar[Tags] = Tags(kinds=("regression",), starts_from="nothing")
+
+    penalty: float = 1.0
+
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        self.check_spec(spec)
+        return {}
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        mask = support.mask.unsqueeze(1)
+        x, y = support.x.flatten(1), support.y.flatten(1)
+        count = mask.sum()
+        x_mean, y_mean = (x * mask).sum(0) / count, (y * mask).sum(0) / count
+        x, y = (x - x_mean) * mask, (y - y_mean) * mask
+        penalty = self.penalty * torch.eye(x.shape[1], dtype=x.dtype)
+        weight = torch.linalg.solve(x.T @ x + penalty, x.T @ y)  # (d, c)
+        return {"task/weight": weight.T, "task/bias": y_mean - x_mean @ weight}
+
+    def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
+        return F.linear(inputs.x.flatten(1), adapted["task/weight"], adapted["task/bias"])

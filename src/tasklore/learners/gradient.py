@@ -1,0 +1,176 @@
+"""Learning by gradient steps from a meta-learned start."""
+
+import abc
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import InvalidSetting
+from ..nets import MLP, Net
+from ..optimizers import SGD, Adam, Optimizer
+from ..registry import learners
+from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
+from .base import PRESENT, Learner, hide_absent, named_statistics, present_classes, weights_and_statistics
+
+__all__ = ["MAML", "FirstOrderMAML", "GradientLearner", "Reptile"]
+
+
+@dataclass(frozen=True)
+class GradientLearner(Learner):
+    """Take gradient steps on the support loss, starting from params.
+
+    The adapted tensors are the weights, the classes seen in the support, and, unless ``transductive``, the statistics that
+    the support was normalised with.
+
+    Parameters
+    ----------
+    net : Net
+    inner_steps : int
+        Gradient steps on the support while meta-learning.
+    step_size : float
+        The inner rate α.
+    test_steps : int, optional
+        Gradient steps on a new task; by default as many as ``inner_steps``.
+    transductive : bool
+        Normalise the queries with their own batch's statistics, as the papers' code does (a query then helps its
+        neighbours), instead of with the support's.
+    """
+
+    differentiates_steps: ClassVar[bool] = True
+    """Whether the inner gradients are themselves differentiated (second order)."""
+
+    net: Net = dataclasses.field(default_factory=MLP)
+    inner_steps: int = 1
+    step_size: float = 0.01
+    test_steps: int | None = None
+    transductive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 0 or (self.test_steps is not None and self.test_steps < 0):
+            raise InvalidSetting(f"steps cannot be negative, got inner_steps={self.inner_steps}, test_steps={self.test_steps}")
+        if not self.step_size > 0:
+            raise InvalidSetting(f"step_size must be positive, got {self.step_size}")
+
+    @property
+    @abc.abstractmethod
+    def inner(self) -> Optimizer:
+        """The update rule of the inner steps."""
+
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        self.check_spec(spec)
+        return self.net.init(spec.input_shape, spec.n_outputs, generator)
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        present = None
+        if context.spec.kind == "classification":
+            present = present_classes(support, context.spec.n_outputs)
+
+        def support_loss(weights: Params) -> Tensor:
+            outputs, _ = self.net.apply(weights, support.inputs)
+            return self.loss(outputs if present is None else hide_absent(outputs, present), support)
+
+        n_steps = self.inner_steps if context.training or self.test_steps is None else self.test_steps
+        weights, state = params, self.inner.init(params)
+        for _ in range(n_steps):
+            gradient = torch.func.grad(support_loss)(weights)
+            if not self.differentiates_steps:
+                gradient = {name: g.detach() for name, g in gradient.items()}
+            weights, state = self.inner.update(weights, gradient, state)
+
+        adapted = dict(weights)
+        if present is not None:
+            adapted[PRESENT] = present
+        if not self.transductive:
+            _, statistics = self.net.apply(weights, support.inputs)
+            adapted |= named_statistics(statistics)
+        return adapted
+
+    def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
+        weights, statistics = weights_and_statistics(adapted)
+        outputs, _ = self.net.apply(weights, inputs, statistics)
+        return hide_absent(outputs, adapted[PRESENT]) if PRESENT in adapted else outputs
+
+
+@learners.register("maml")
+@dataclass(frozen=True)
+class MAML(GradientLearner):
+    """Model-agnostic meta-learning: find a start from which a few gradient steps suffice.
+
+    The meta-gradient is that of ``L_query(w − α ∇L_support(w))``: it sees how the inner step itself depends on the start,
+    so it holds second derivatives.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`.
+
+    References
+    ----------
+    Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017, equation 1.
+    """
+
+    @property
+    def inner(self) -> Optimizer:
+        return SGD(self.step_size)
+
+
+@learners.register("fomaml")
+@dataclass(frozen=True)
+class FirstOrderMAML(GradientLearner):
+    """MAML that takes the inner gradients as constants: the meta-gradient is the query gradient at the adapted weights.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`.
+
+    References
+    ----------
+    Finn, Abbeel, Levine, ICML 2017, section 5.2; Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018.
+    """
+
+    differentiates_steps: ClassVar[bool] = False
+
+    @property
+    def inner(self) -> Optimizer:
+        return SGD(self.step_size)
+
+
+@learners.register("reptile")
+@dataclass(frozen=True)
+class Reptile(GradientLearner):
+    """Move the start towards where ordinary training on each task ends.
+
+    While meta-learning, support and query are one training set, as in the paper's code.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`.
+    inner_optimizer : {"adam", "sgd"}
+        The paper uses Adam without momentum (β₁ = 0).
+
+    References
+    ----------
+    Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018, algorithm 1.
+    """
+
+    rule: ClassVar[Literal["backprop", "towards_adapted"]] = "towards_adapted"
+    differentiates_steps: ClassVar[bool] = False
+
+    inner_steps: int = 5
+    step_size: float = 1e-3
+    test_steps: int | None = 50
+    inner_optimizer: str = "adam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner_optimizer not in ("adam", "sgd"):
+            raise InvalidSetting(f"inner_optimizer is {self.inner_optimizer!r}; use 'adam' or 'sgd'")
+
+    @property
+    def inner(self) -> Optimizer:
+        return SGD(self.step_size) if self.inner_optimizer == "sgd" else Adam(self.step_size, beta1=0.0)

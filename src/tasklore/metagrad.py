@@ -1,0 +1,195 @@
+"""How meta-parameters move: from a stack of tasks to the direction in which the shared params should go.
+
+A rule returns a *sum* over tasks and its weight, so that a rule around it (several processes, several machines, clipping
+or noise per task) can combine sums before dividing.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .errors import InvalidSetting
+from .learners.base import Learner
+from .types import Adapted, Batch, Context, Episode, Inputs, Params
+
+__all__ = ["AdaptedTasks", "Backprop", "MetaGradient", "Rule", "TowardsAdapted", "adapt_tasks", "predict_tasks", "rule_for"]
+
+Tree = TypeVar("Tree")
+OtherTree = TypeVar("OtherTree")
+Result = TypeVar("Result")
+
+
+class MetaGradient(NamedTuple):
+    """A direction summed over tasks.
+
+    Attributes
+    ----------
+    total : Params
+        Sum over tasks; descend along ``total / weight``.
+    weight : float
+        Number of tasks.
+    losses : Tensor, shape (t,)
+        Each task's loss, for progress and to name the tasks at fault.
+    """
+
+    total: Params
+    weight: float
+    losses: Tensor
+
+
+class Rule(abc.ABC):
+    """A way to get a :class:`MetaGradient`; subclasses are frozen dataclasses."""
+
+    @abc.abstractmethod
+    def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
+        """Return the direction for a stack of tasks.
+
+        Parameters
+        ----------
+        learner : Learner
+        params : Params
+        episodes : Episode
+            Stacked along a leading task axis.
+        context : Context
+            Its ``key`` has one entry for each task, shape (t,).
+        """
+
+
+@dataclass(frozen=True)
+class Backprop(Rule):
+    """Differentiate the learner's objective with respect to params, through the adaptation.
+
+    Parameters
+    ----------
+    tasks_at_once : int
+        Tasks that are vectorised together: 1 is a plain loop, more trades memory for fewer, larger operations.
+    """
+
+    tasks_at_once: int = 1
+
+    def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        total: Params | None = None
+        losses: list[Tensor] = []
+
+        def objective(episode: Episode, key: Tensor) -> Tensor:
+            return learner.objective(leaves, episode, _with_key(context, key))
+
+        for chunk, keys in _chunks(episodes, context.key, self.tasks_at_once):
+            each = _map_tasks(objective, chunk, keys)  # (chunk,)
+            slopes = torch.autograd.grad(each.sum(), list(leaves.values()), materialize_grads=True)
+            total = _add(total, dict(zip(leaves, slopes, strict=True)))
+            losses.append(each.detach())
+        return MetaGradient(total or {}, float(len(context.key)), torch.cat(losses))
+
+
+@dataclass(frozen=True)
+class TowardsAdapted(Rule):
+    """Point from the shared params to where each task's training ends (Reptile); nothing is differentiated.
+
+    Parameters
+    ----------
+    tasks_at_once : int
+        As for :class:`Backprop`.
+    """
+
+    tasks_at_once: int = 1
+
+    def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
+        total: Params | None = None
+        losses: list[Tensor] = []
+
+        def displacement(episode: Episode, key: Tensor) -> tuple[Params, Tensor]:
+            adapted = learner.adapt(params, episode.joined, _with_key(context, key))
+            loss = learner.loss(learner.predict(adapted, episode.joined.inputs), episode.joined)
+            return {name: tensor - adapted[name] for name, tensor in params.items()}, loss
+
+        with torch.no_grad():
+            for chunk, keys in _chunks(episodes, context.key, self.tasks_at_once):
+                moves, each = _map_tasks(displacement, chunk, keys)
+                total = _add(total, {name: move.sum(0) for name, move in moves.items()})
+                losses.append(each)
+        return MetaGradient(total or {}, float(len(context.key)), torch.cat(losses))
+
+
+def rule_for(learner: Learner, tasks_at_once: int) -> Rule:
+    """Return the rule that ``learner`` asks for."""
+    return {"backprop": Backprop, "towards_adapted": TowardsAdapted}[learner.rule](_at_once(learner, tasks_at_once))
+
+
+class AdaptedTasks(NamedTuple):
+    """What a learner knows about each task of a stack.
+
+    Attributes
+    ----------
+    shared : Params
+        Tensors that adaptation left as they were; one copy serves all tasks, and stays one large operation.
+    own : Params
+        Tensors of the tasks, each with a leading task axis.
+    """
+
+    shared: Params
+    own: Params
+
+    def of(self, task: int) -> Adapted:
+        """Return the adapted tensors of one task."""
+        return self.shared | {name: tensor[task] for name, tensor in self.own.items()}
+
+
+def adapt_tasks(learner: Learner, params: Params, support: Batch, context: Context, tasks_at_once: int) -> AdaptedTasks:
+    """Adapt to every task of a stack; see :class:`Backprop` for ``tasks_at_once``."""
+    shared: Params = {}
+
+    def own(support: Batch, key: Tensor) -> Params:
+        adapted = learner.adapt(params, support, _with_key(context, key))
+        shared.update({name: tensor for name, tensor in adapted.items() if tensor is params.get(name)})
+        return {name: tensor for name, tensor in adapted.items() if name not in shared}
+
+    with torch.no_grad():
+        parts = [_map_tasks(own, *chunk) for chunk in _chunks(support, context.key, _at_once(learner, tasks_at_once))]
+    return AdaptedTasks(shared, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def predict_tasks(learner: Learner, tasks: AdaptedTasks, inputs: Inputs, tasks_at_once: int) -> Tensor:
+    """Predict the queries of every task of a stack, shape (t, n, n_outputs)."""
+
+    def predict(own: Params, inputs: Inputs) -> Tensor:
+        return learner.predict(tasks.shared | own, inputs)
+
+    with torch.no_grad():
+        chunks = _chunks(tasks.own, inputs, _at_once(learner, tasks_at_once))
+        return torch.cat([_map_tasks(predict, own, part) for own, part in chunks])
+
+
+def _at_once(learner: Learner, tasks_at_once: int) -> int:
+    if tasks_at_once < 1:
+        raise InvalidSetting(f"tasks_at_once must be at least 1, got {tasks_at_once}")
+    return tasks_at_once if learner.tags.vectorises else 1
+
+
+def _with_key(context: Context, key: Tensor) -> Context:
+    return dataclasses.replace(context, key=key)
+
+
+def _chunks(first: Tree, second: OtherTree, size: int) -> Iterator[tuple[Tree, OtherTree]]:
+    """Cut two stacks into pieces of at most ``size`` tasks."""
+    n_tasks = len(tree_leaves(second)[0])
+    for start in range(0, n_tasks, size):
+        yield tree_map(lambda tensor, start=start: tensor[start : start + size], (first, second))
+
+
+def _map_tasks(function: Callable[[Tree, OtherTree], Result], first: Tree, second: OtherTree) -> Result:
+    """Run ``function`` on every task of two stacks and stack the results: vectorised, or plainly where there is one."""
+    if len(tree_leaves(second)[0]) > 1:
+        return torch.func.vmap(function, randomness="different")(first, second)
+    return tree_map(lambda t: t.unsqueeze(0), function(*tree_map(lambda t: t[0], (first, second))))
+
+
+def _add(total: Params | None, more: Params) -> Params:
+    return more if total is None else {name: total[name] + tensor for name, tensor in more.items()}

@@ -1,0 +1,246 @@
+"""Backbones: networks seen as functions of their parameters.
+
+A :class:`Net` is a frozen dataclass of settings. ``init`` makes named tensors, ``apply`` computes with whatever tensors it is
+given: the shared ones, or those adapted to one task. Normalisation uses batch statistics only, and leaves padding out of
+them. What a batch was normalised with comes back beside the output, so that queries can be treated as the support was.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from .errors import InvalidData, InvalidSetting
+from .registry import nets
+from .types import Inputs, Params
+
+__all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net"]
+
+EPS = 1e-5
+
+
+class Net(abc.ABC):
+    """A network without its weights."""
+
+    @abc.abstractmethod
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        """Return fresh weights.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Of one example.
+        n_outputs : int or None
+            Size of the output layer; None leaves it out, so that the net gives its features.
+        generator : torch.Generator
+        """
+
+    @abc.abstractmethod
+    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+        """Compute outputs.
+
+        Parameters
+        ----------
+        params : Params
+            From :meth:`init`, or adapted from there.
+        inputs : Inputs
+            ``n`` examples.
+        statistics : Params, optional
+            Normalise with these instead of with the batch's own.
+
+        Returns
+        -------
+        outputs : Tensor, shape (n, n_outputs) or (n, n_features)
+        statistics : Params
+            Means and variances that were used; empty for a net that does not normalise.
+        """
+
+
+@nets.register("identity")
+@dataclass(frozen=True)
+class Identity(Net):
+    """The flattened input itself: what a method does on raw data."""
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        if n_outputs is not None:
+            raise InvalidSetting("the identity net has no output layer; choose a net with weights, such as MLP")
+        return {}
+
+    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+        return inputs.x.flatten(1), {}
+
+
+@nets.register("mlp")
+@dataclass(frozen=True)
+class MLP(Net):
+    """Fully connected layers with ReLU between them.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+        Widths of the hidden layers.
+    """
+
+    hidden: tuple[int, ...] = (40, 40)
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise InvalidSetting(f"hidden must name at least one positive width, got {self.hidden}")
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        widths = (math.prod(input_shape), *self.hidden, *(() if n_outputs is None else (n_outputs,)))
+        params: Params = {}
+        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            params |= _linear(f"layer{i}", n_in, n_out, generator)
+        return params
+
+    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+        x = inputs.x.flatten(1)
+        n_layers = len(params) // 2
+        for i in range(n_layers):
+            x = F.linear(x, params[f"layer{i}.weight"], params[f"layer{i}.bias"])
+            if i < len(self.hidden):
+                x = x.relu()
+        return x, {}
+
+
+@nets.register("conv4")
+@dataclass(frozen=True)
+class Conv4(Net):
+    """Blocks of 3×3 convolution, batch normalisation, ReLU and halving: the standard few-shot backbone.
+
+    Parameters
+    ----------
+    channels : int
+    blocks : int
+    halving : {"pool", "stride"}
+        2×2 max-pooling (as in matching and prototypical networks), or convolutions of stride 2 (as MAML used on
+        Omniglot: about a quarter of the work). An image of one pixel is not halved any more.
+
+    References
+    ----------
+    Vinyals et al.: Matching Networks, NeurIPS 2016, section 4.1; Finn et al.: MAML, ICML 2017, section 5.2.
+    """
+
+    channels: int = 64
+    blocks: int = 4
+    halving: str = "pool"
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.blocks < 1:
+            raise InvalidSetting(f"channels and blocks must be positive, got {self.channels} and {self.blocks}")
+        if self.halving not in ("pool", "stride"):
+            raise InvalidSetting(f"halving is {self.halving!r}; use 'pool' or 'stride'")
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        if len(input_shape) != 3:
+            raise InvalidData(f"Conv4 needs images of shape (channels, height, width), got examples of shape {input_shape}")
+        params: Params = {}
+        size, n_in = input_shape[1:], input_shape[0]
+        for i in range(self.blocks):
+            fan_in = n_in * 9
+            weight = torch.randn(self.channels, n_in, 3, 3, generator=generator) * math.sqrt(2 / fan_in)
+            params[f"block{i}.weight"] = weight
+            params[f"block{i}.scale"] = torch.ones(self.channels)
+            params[f"block{i}.shift"] = torch.zeros(self.channels)
+            size, n_in = self._halved(size), self.channels
+        if n_outputs is not None:
+            params |= _linear("head", self.channels * math.prod(size), n_outputs, generator)
+        return params
+
+    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+        x, used = inputs.x, dict[str, Tensor]()
+        for i in range(self.blocks):
+            smaller = self._halved(tuple(x.shape[-2:])) != tuple(x.shape[-2:])
+            stride = 2 if smaller and self.halving == "stride" else 1
+            x = F.conv2d(x, params[f"block{i}.weight"], stride=stride, padding=1)  # no bias: the normalisation removes it
+            x, mean, variance = _normalise(x, inputs.mask, params, f"block{i}", statistics)
+            used[f"block{i}.mean"], used[f"block{i}.variance"] = mean, variance
+            if smaller and self.halving == "pool":
+                x = F.max_pool2d(x, 2)  # before the ReLU: the same values for a quarter of its work
+            x = x.relu()
+        return _head(x.flatten(1), params), used
+
+    def _halved(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        if min(size) < 2:
+            return size
+        return tuple(s // 2 if self.halving == "pool" else (s + 1) // 2 for s in size)
+
+
+@dataclass(frozen=True)
+class ModuleNet(Net):
+    """Any ``nn.Module`` that turns examples into features, with a linear output layer where one is asked for.
+
+    Parameters
+    ----------
+    build : callable (input_shape) -> nn.Module
+        Makes a fresh module from (n, *input_shape) to (n, ...). Called with torch's global generator seeded, and
+        restored afterwards.
+
+    Raises
+    ------
+    InvalidSetting
+        The module keeps running statistics, which would be shared between tasks.
+    """
+
+    build: Callable[[tuple[int, ...]], nn.Module]
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            module = self.build(input_shape)
+        for name, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:  # pyright: ignore[reportPrivateUsage]
+                raise InvalidSetting(
+                    f"{name or 'the module'} is a {type(part).__name__} with running statistics, which tasks would share; "
+                    "make it with track_running_stats=False, or use GroupNorm"
+                )
+        params = {f"body.{name}": weight.detach().clone() for name, weight in module.named_parameters()}
+        if n_outputs is not None:
+            with torch.no_grad():
+                n_features = module(torch.zeros(2, *input_shape)).flatten(1).shape[1]
+            params |= _linear("head", n_features, n_outputs, generator)
+        return params
+
+    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+        with torch.device("meta"):
+            module = self.build(tuple(inputs.x.shape[1:]))
+        body = {name.removeprefix("body."): w for name, w in params.items() if name.startswith("body.")}
+        x = torch.func.functional_call(module, body, (inputs.x,)).flatten(1)
+        return _head(x, params), {}
+
+
+def _linear(name: str, n_in: int, n_out: int, generator: Generator) -> Params:
+    bound = 1 / math.sqrt(n_in)  # as nn.Linear starts
+    weight, bias = (torch.empty(size).uniform_(-bound, bound, generator=generator) for size in ((n_out, n_in), (n_out,)))
+    return {f"{name}.weight": weight, f"{name}.bias": bias}
+
+
+def _head(features: Tensor, params: Params) -> Tensor:
+    if "head.weight" not in params:
+        return features
+    return F.linear(features, params["head.weight"], params["head.bias"])
+
+
+def _normalise(
+    x: Tensor, mask: Tensor, params: Params, name: str, statistics: Params | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch-normalise (n, c, h, w); padding enters neither mean nor variance.
+
+    The moments of each image are taken first and then combined by the law of total variance: as exact as two passes over
+    the data, at the price of one.
+    """
+    if statistics is None:
+        share = (mask / mask.sum()).unsqueeze(1)  # (n, 1)
+        variances, means = torch.var_mean(x, dim=(2, 3), correction=0)  # (n, c) each
+        mean = (share * means).sum(0)  # (c,)
+        variance = (share * (variances + (means - mean) ** 2)).sum(0)  # (c,)
+    else:
+        mean, variance = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
+    factor = params[f"{name}.scale"] * torch.rsqrt(variance + EPS)
+    offset = params[f"{name}.shift"] - mean * factor
+    return torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1)), mean, variance
