@@ -1,22 +1,21 @@
 """Tensors and settings in one file that can be trusted, or is refused.
 
-A plain ``.safetensors`` file, readable by every program that reads those; nothing in it can run. Its header carries, under
-the one key ``"tasklore"``, a JSON text: the schema version, the kind of artifact, the caller's metadata, and a SHA-256 over
-all of these and the tensors, so that a flipped bit is found. Equal contents give equal bytes.
+A plain ``.safetensors`` file, readable by every program that reads those; nothing in it can run. Its header
+carries, under the one key ``"tasklore"``, a JSON text: the schema version, the kind of artifact, the caller's
+metadata, and a SHA-256 over all of these and the tensors, so that a flipped bit is found. Equal contents give
+equal bytes.
 """
 
-import contextlib
 import hashlib
-import os
 import stat
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .canonical import Json, digest, dumps, loads, plain
 from .errors import DamagedArtifact, InvalidData, StoreError
+from .files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +49,8 @@ def save_artifact(
     Parameters
     ----------
     path : str or path
-        Conventionally ends in ``.safetensors``. A file that is there is replaced in one step, so that a crash leaves the
-        old one or the new one.
+        Conventionally ends in ``.safetensors``. A file that is there is replaced in one step, so that a crash
+        leaves the old one or the new one.
     tensors : mapping of str to Tensor or ndarray
         Any shapes, dense, of the number types that safetensors knows; copied to the CPU.
     metadata : mapping
@@ -74,10 +73,10 @@ def save_artifact(
     content = _encode(tensors, metadata, kind)
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, content)
-    except OSError as error:
-        raise StoreError(f"the artifact cannot be written to {path}: {error.strerror or error}") from error
+        with replacing(path) as file:
+            file.write(content)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise StoreError(f"the artifact cannot be written to {str(path)!r}: {error}") from error
     return digest(content)
 
 
@@ -112,15 +111,17 @@ def load_artifact(
     content = _read_regular_file(path)
     if expected_checksum is not None and digest(content) != expected_checksum:
         raise DamagedArtifact(
-            f"{path} has the SHA-256 {digest(content)}, and {expected_checksum} was remembered: it was altered or replaced; "
-            "restore it from a copy, or train again"
+            f"{path} has the SHA-256 {digest(content)}, and {expected_checksum} was remembered: "
+            "it was altered or replaced; restore it from a copy, or train again"
         )
     header = _parse(content, path)
     _check_document(header, kind, path)
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise DamagedArtifact(f"{path} does not hold the tensors that its header promises: {error}") from error
+        raise DamagedArtifact(
+            f"{path} does not hold the tensors that its header promises: {error}"
+        ) from error
     return tensors, cast("dict[str, Any]", header.document["metadata"])
 
 
@@ -147,9 +148,14 @@ def _encode(tensors: "Mapping[str, Tensor | np.ndarray]", metadata: Mapping[str,
     document = plain({"schema": SCHEMA, "kind": kind, "metadata": metadata}, "the artifact")
     body = safetensors.torch.save({_name(name): _dense(name, tensor) for name, tensor in tensors.items()})
     (length,) = _LENGTH.unpack_from(body)
-    places = cast("dict[str, Json]", loads(body[_LENGTH.size : _LENGTH.size + length], "the header", _MAX_HEADER))
+    places = cast(
+        "dict[str, Json]", loads(body[_LENGTH.size : _LENGTH.size + length], "the header", _MAX_HEADER)
+    )
     data = memoryview(body)[_LENGTH.size + length :]
-    document = {**cast("dict[str, Json]", document), "sha256": _seal(places, cast("dict[str, Json]", document), data)}
+    document = {
+        **cast("dict[str, Json]", document),
+        "sha256": _seal(places, cast("dict[str, Json]", document), data),
+    }
     header = dumps({**places, "__metadata__": {_KEY: dumps(document)}}).encode("ascii")
     header += b" " * (-len(header) % 8)  # the format wants its data aligned
     if len(header) > _MAX_HEADER:
@@ -172,32 +178,16 @@ def _dense(name: str, value: object) -> "Tensor":
         try:
             value = torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape))
         except TypeError as error:
-            raise InvalidData(f"{name!r} is an array of {value.dtype}; only numbers and truth values can be stored") from error
+            raise InvalidData(
+                f"{name!r} is an array of {value.dtype}; only numbers and truth values can be stored"
+            ) from error
     if not isinstance(value, torch.Tensor):
         raise InvalidData(f"{name!r} is a {type(value).__name__}; it must be a tensor or an array")
     if value.layout is not torch.strided or value.is_quantized or value.is_meta:
         raise InvalidData(f"{name!r} is not a dense tensor with values; convert it first")
-    return value.detach().cpu().contiguous().clone()  # cloned, as the format refuses tensors that share memory
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    if os.name == "posix":  # the new name, too, must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    return (
+        value.detach().cpu().contiguous().clone()
+    )  # cloned, as the format refuses tensors that share memory
 
 
 def _read_regular_file(path: Path) -> bytes:
@@ -229,12 +219,18 @@ def _parse(content: bytes, path: Path) -> _Header:
         if content.startswith(beginning):
             raise DamagedArtifact(f"{path} is {what}; give a .safetensors file that Tasklore wrote")
     if len(content) < _LENGTH.size:
-        raise DamagedArtifact(f"{path} is {len(content)} bytes long, too short for any artifact: it is empty or cut short")
+        raise DamagedArtifact(
+            f"{path} is {len(content)} bytes long, too short for any artifact: it is empty or cut short"
+        )
     (length,) = _LENGTH.unpack_from(content)
     if length > _MAX_HEADER:
-        raise DamagedArtifact(f"{path} announces a header of {length:,} bytes; the limit is {_MAX_HEADER:,}: no artifact")
+        raise DamagedArtifact(
+            f"{path} announces a header of {length:,} bytes; the limit is {_MAX_HEADER:,}: no artifact"
+        )
     if length > len(content) - _LENGTH.size:
-        raise DamagedArtifact(f"{path} announces a header of {length:,} bytes and ends before it does: it was cut short")
+        raise DamagedArtifact(
+            f"{path} announces a header of {length:,} bytes and ends before it does: it was cut short"
+        )
     try:
         header = loads(content[_LENGTH.size : _LENGTH.size + length], "its header", _MAX_HEADER)
     except InvalidData as error:
@@ -257,7 +253,9 @@ def _check_document(header: _Header, kind: str, path: Path) -> None:
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise DamagedArtifact(f"{path} gives {schema!r} as its schema version, which never existed")
     if schema > SCHEMA:
-        raise DamagedArtifact(f"{path} has schema {schema}, this version of Tasklore reads up to {SCHEMA}; upgrade Tasklore")
+        raise DamagedArtifact(
+            f"{path} has schema {schema}, this version of Tasklore reads up to {SCHEMA}; upgrade Tasklore"
+        )
     lacking = {"kind", "metadata", "sha256"} - document.keys()
     if lacking:
         raise DamagedArtifact(f"{path} lacks {', '.join(sorted(lacking))} in its metadata")
@@ -265,9 +263,13 @@ def _check_document(header: _Header, kind: str, path: Path) -> None:
         raise DamagedArtifact(f"{path} has metadata that is not an object")
     unsealed = {key: value for key, value in document.items() if key != "sha256"}
     if _seal(header.tensors, unsealed, header.data) != document["sha256"]:
-        raise DamagedArtifact(f"{path} does not match its own checksum: bits of it changed, or it was cut short")
+        raise DamagedArtifact(
+            f"{path} does not match its own checksum: bits of it changed, or it was cut short"
+        )
     if document["kind"] != kind:
-        raise DamagedArtifact(f"{path} is a {document['kind']!r}, and a {kind!r} is needed; give another file")
+        raise DamagedArtifact(
+            f"{path} is a {document['kind']!r}, and a {kind!r} is needed; give another file"
+        )
 
 
 def _seal(places: dict[str, Json], document: dict[str, Json], data: memoryview) -> str:

@@ -1,7 +1,7 @@
 """JSON with one spelling for each value, written and read strictly.
 
-Content hashes need it: two equal values must give equal bytes on every machine. Files from elsewhere need it too: what
-Python's reader lets pass (``NaN``, a key given twice, unbounded nesting) is refused here.
+Content hashes need it: two equal values must give equal bytes on every machine. Files from elsewhere need it
+too: what Python's reader lets pass (``NaN``, a key given twice, unbounded nesting) is refused here.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from .errors import InvalidData
 
 __all__ = ["MAX_CHARACTERS", "MAX_DEPTH", "Json", "digest", "dumps", "loads", "plain"]
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 MAX_DEPTH = 64
 """How deeply lists and objects may be nested."""
@@ -30,15 +30,16 @@ def plain(value: object, name: str = "value") -> Json:
     Parameters
     ----------
     value : object
-        Any nesting of mappings with text keys, sequences, text, numbers (NumPy's too), truth values and ``None``.
+        Any nesting of mappings with text keys, sequences, text, numbers (NumPy's too), truth values and
+        ``None``.
     name : str
         How to call it in messages.
 
     Raises
     ------
     InvalidData
-        Something in it has no exact JSON spelling: NaN, infinity, another type, a NUL or half a surrogate pair in a
-        text, nesting deeper than :data:`MAX_DEPTH`. The message says where.
+        Something in it has no exact JSON spelling: NaN, infinity, another type, a NUL or half a surrogate
+        pair in a text, nesting deeper than :data:`MAX_DEPTH`. The message says where.
     """
     return _plain(value, name, 0)
 
@@ -55,7 +56,9 @@ def _plain(value: object, where: str, depth: int) -> Json:
     if isinstance(value, numbers.Real):
         number = float(value)
         if not math.isfinite(number):
-            raise InvalidData(f"{where} is {number}; only finite numbers can be stored, leave it out or use None")
+            raise InvalidData(
+                f"{where} is {number}; only finite numbers can be stored, leave it out or use None"
+            )
         return number
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value)
@@ -64,8 +67,8 @@ def _plain(value: object, where: str, depth: int) -> Json:
         entries = cast("Sequence[object]", value)
         return [_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(entries)]
     raise InvalidData(
-        f"{where} is a {type(value).__name__}; only mappings, sequences, text, numbers, truth values and None can be stored "
-        "(arrays and tensors as their .tolist())"
+        f"{where} is a {type(value).__name__}; only mappings, sequences, text, numbers, truth values "
+        "and None can be stored (arrays and tensors as their .tolist())"
     )
 
 
@@ -81,7 +84,9 @@ def _text(value: str, where: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidData(f"{where} contains half a surrogate pair, which is not valid text; remove it") from None
+        raise InvalidData(
+            f"{where} contains half a surrogate pair, which is not valid text; remove it"
+        ) from None
     return str(value)
 
 
@@ -105,7 +110,8 @@ def loads(text: str | bytes, name: str = "the text", max_characters: int = MAX_C
     Raises
     ------
     InvalidData
-        It is not JSON, too long, too deep, or contains a repeated key, NaN, infinity or a number beyond all bounds.
+        It is not JSON, too long, too deep, or contains a repeated key, NaN, infinity or a number beyond all
+        bounds.
     """
     if len(text) > max_characters:
         raise InvalidData(f"{name} is {len(text):,} characters long; the limit is {max_characters:,}")

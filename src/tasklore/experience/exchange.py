@@ -1,7 +1,7 @@
 """The file that stores exchange: JSON lines, each with its own checksum.
 
-The first line says what the file is, the last one how many records there are, so that a file cut short is noticed even where
-it was cut between two lines::
+The first line says what the file is, the last one how many records there are, so that a file cut short is
+noticed even where it was cut between two lines::
 
     {"format":"tasklore experience","schema":1}
     {"checksum":"…","kind":"task","record":{…}}
@@ -9,14 +9,13 @@ it was cut between two lines::
     {"records":1}
 """
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from ..canonical import MAX_CHARACTERS, Json, dumps, loads
 from ..errors import InvalidData, InvalidSetting, StoreError
+from ..files import replacing
 from .records import Record, record_from_json
 
 __all__ = ["read", "write"]
@@ -35,20 +34,11 @@ def write(path: Path, records: Iterable[Record]) -> None:
     StoreError
         The file cannot be written.
     """
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
+        with replacing(path) as file:
             _write_lines(file, records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StoreError(f"the export cannot be written to {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)  # gone already, unless something failed
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise StoreError(f"the export cannot be written to {str(path)!r}: {error}") from error
 
 
 def _write_lines(file: IO[bytes], records: Iterable[Record]) -> None:
@@ -70,24 +60,29 @@ def read(path: Path) -> list[Record]:
     Raises
     ------
     StoreError
-        It cannot be read, is no such file, comes from a newer version, or is damaged; the message names the line.
+        It cannot be read, is no such file, comes from a newer version, or is damaged; the message names the
+        line.
     """
     try:
         with path.open("rb") as file:
             return _read_lines(file, path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise StoreError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _read_lines(file: IO[bytes], path: Path) -> list[Record]:
     header = _read_line(file, path, 1)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise StoreError(f"{path} is not an export of an experience store; make one with `tasklore lore export`")
+        raise StoreError(
+            f"{path} is not an export of an experience store; make one with `tasklore lore export`"
+        )
     schema = header.get("schema")
     if not isinstance(schema, int) or schema < 1:
         raise StoreError(f"{path}, line 1: the schema is {schema!r}, which never existed")
     if schema > SCHEMA:
-        raise StoreError(f"{path} has schema {schema}, this version of Tasklore reads up to {SCHEMA}; upgrade Tasklore")
+        raise StoreError(
+            f"{path} has schema {schema}, this version of Tasklore reads up to {SCHEMA}; upgrade Tasklore"
+        )
     records: list[Record] = []
     while True:
         number = len(records) + 2
@@ -96,7 +91,9 @@ def _read_lines(file: IO[bytes], path: Path) -> list[Record]:
             break
         records.append(_record(line, f"{path}, line {number}"))
     if line["records"] != len(records):
-        raise StoreError(f"{path} should have {line['records']} records and has {len(records)}; nothing was merged")
+        raise StoreError(
+            f"{path} should have {line['records']} records and has {len(records)}; nothing was merged"
+        )
     if file.read(1):
         raise StoreError(f"{path}, line {number + 1}: there is more after the last line; nothing was merged")
     return records
@@ -121,5 +118,7 @@ def _record(line: Json, where: str) -> Record:
     except (InvalidData, InvalidSetting) as error:
         raise StoreError(f"{where}: {error}; nothing was merged") from error
     if record.seal != line["checksum"]:
-        raise StoreError(f"{where}: the record does not match its checksum, so it was altered; nothing was merged")
+        raise StoreError(
+            f"{where}: the record does not match its checksum, so it was altered; nothing was merged"
+        )
     return record

@@ -42,7 +42,8 @@ class MemoryStore(ExperienceStore):
         found = [
             record
             for record in self._all()
-            if isinstance(record, record_type) and all(_same(getattr(record, name), value) for name, value in wanted.items())
+            if isinstance(record, record_type)
+            and all(_same(getattr(record, name), value) for name, value in wanted.items())
         ]
         if newest_first:
             found.reverse()
@@ -67,11 +68,17 @@ class MemoryStore(ExperienceStore):
         with self._lock:
             self._stay_open()
             kept = dict(self._records)
-            kept.update((record.id, record) for record in records if is_tombstone(record) and record.id not in kept)
+            kept.update(
+                (record.id, record) for record in records if is_tombstone(record) and record.id not in kept
+            )
             erased = {record.subject for record in kept.values() if is_tombstone(record)}
             for record in records:
                 kept.setdefault(record.id, record)
-            kept = {key: record for key, record in kept.items() if is_tombstone(record) or erased.isdisjoint(record.topics)}
+            kept = {
+                key: record
+                for key, record in kept.items()
+                if is_tombstone(record) or erased.isdisjoint(record.topics)
+            }
             n_new = len(kept.keys() - self._records.keys())
             self._records = kept
         return n_new

@@ -1,8 +1,9 @@
 """What is remembered: one frozen dataclass for each kind of record.
 
-A record is named by what it says: its id is the SHA-256 of its defining fields. Adding a record a second time, after a
-crash or from another store, therefore changes nothing. Fields that differ between two honest repetitions of the same
-work (when it was written, how long it took, on which machine) are *volatile*: kept, but outside the hash.
+A record is named by what it says: its id is the SHA-256 of its defining fields. Adding a record a second
+time, after a crash or from another store, therefore changes nothing. Fields that differ between two honest
+repetitions of the same work (when it was written, how long it took, on which machine) are *volatile*: kept,
+but outside the hash.
 
 Records hold descriptors, settings, scores and times. They never hold rows of anyone's data.
 """
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard, cast
 
 from ..canonical import MAX_CHARACTERS, Json, digest, dumps, plain
 from ..errors import InvalidData, UnknownName
@@ -59,7 +60,8 @@ def _volatile(default: Any = dataclasses.MISSING, default_factory: Any = datacla
 class Record:
     """What all records share.
 
-    Values are checked and copied on construction, so that what can be built can also be stored, and comes back equal.
+    Values are checked and copied on construction, so that what can be built can also be stored, and comes
+    back equal.
 
     Parameters
     ----------
@@ -69,7 +71,8 @@ class Record:
     Raises
     ------
     InvalidData
-        A field has the wrong type, is not finite, or could not be stored exactly. The message names the field.
+        A field has the wrong type, is not finite, or could not be stored exactly. The message names the
+        field.
     """
 
     kind_name: ClassVar[str]
@@ -85,13 +88,17 @@ class Record:
             value = checked(type(self), field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         if len(dumps(self.to_json())) > MAX_CHARACTERS:
-            raise InvalidData(f"this {type(self).__name__} is longer than {MAX_CHARACTERS:,} characters; store less")
+            raise InvalidData(
+                f"this {type(self).__name__} is longer than {MAX_CHARACTERS:,} characters; store less"
+            )
 
     @property
     def id(self) -> str:
         """SHA-256 of the kind and the defining fields, 64 hexadecimal digits."""
         defining = {
-            field.name: getattr(self, field.name) for field in _fields(type(self)) if "volatile" not in field.metadata
+            field.name: getattr(self, field.name)
+            for field in _fields(type(self))
+            if "volatile" not in field.metadata
         }
         return digest(dumps({"kind": self.kind_name, "fields": defining}))
 
@@ -102,7 +109,7 @@ class Record:
 
     @property
     def topic(self) -> str:
-        """What events about this record name: the run's or the task's own name where it has one, else the id."""
+        """How events name this record: by the run's or task's own name where it has one, else by its id."""
         return self.id
 
     @property
@@ -129,7 +136,8 @@ class TaskRecord(Record):
     name : str
         What people call it.
     descriptor : mapping of str to number, text, bool or None
-        Flat: what makes it like or unlike other tasks (see :mod:`~tasklore.experience.similarity`). No examples.
+        Flat: what makes it like or unlike other tasks (see :mod:`~tasklore.experience.similarity`). No
+        examples.
     """
 
     kind_name = "task"
@@ -145,11 +153,13 @@ class TaskRecord(Record):
         for name, value in self.descriptor.items():
             if isinstance(value, dict | list):
                 raise InvalidData(
-                    f"TaskRecord.descriptor.{name} is a {type(value).__name__}; a descriptor is flat: numbers, short texts, "
-                    "truth values or None"
+                    f"TaskRecord.descriptor.{name} is a {type(value).__name__}; a descriptor is flat: "
+                    "numbers, short texts, truth values or None"
                 )
             if isinstance(value, str) and len(value) > MAX_NAME:
-                raise InvalidData(f"TaskRecord.descriptor.{name} has {len(value):,} characters; the limit is {MAX_NAME}")
+                raise InvalidData(
+                    f"TaskRecord.descriptor.{name} has {len(value):,} characters; the limit is {MAX_NAME}"
+                )
 
     @property
     def topic(self) -> str:
@@ -299,11 +309,14 @@ class ModelRecord(Record):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not _CHECKSUM.fullmatch(self.checksum):
-            raise InvalidData(f"ModelRecord.checksum is {self.checksum[:80]!r}; give 64 lower-case hexadecimal digits")
+            raise InvalidData(
+                f"ModelRecord.checksum is {self.checksum[:80]!r}; give 64 lower-case hexadecimal digits"
+            )
         path = PurePosixPath(self.path)
         if path.is_absolute() or ".." in path.parts or set(self.path) & set("\\:") or str(path) in ("", "."):
             raise InvalidData(
-                f"ModelRecord.path is {self.path!r}; give a path inside the artifacts' root, relative, with forward slashes"
+                f"ModelRecord.path is {self.path!r}; give a path inside the artifacts' root: relative, "
+                "with forward slashes, without .."
             )
 
 
@@ -311,7 +324,8 @@ class ModelRecord(Record):
 class EventRecord(Record):
     """Something that happened to a run, a task or a record: the only way in which a status changes.
 
-    The same event about the same subject is one record however often it is added; let ``detail`` tell repetitions apart.
+    The same event about the same subject is one record however often it is added; let ``detail`` tell
+    repetitions apart.
 
     Parameters
     ----------
@@ -330,7 +344,14 @@ class EventRecord(Record):
     detail: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
 
-RECORD_TYPES: tuple[type[Record], ...] = (TaskRecord, RunRecord, RoundRecord, EvaluationRecord, ModelRecord, EventRecord)
+RECORD_TYPES: tuple[type[Record], ...] = (
+    TaskRecord,
+    RunRecord,
+    RoundRecord,
+    EvaluationRecord,
+    ModelRecord,
+    EventRecord,
+)
 """All kinds, in an order in which what is referred to comes first."""
 
 
@@ -387,7 +408,9 @@ def record_from_json(kind_name: str, fields: Json) -> Record:
         raise UnknownName("kind of record", str(kind_name), by_name)
     record_type = by_name[kind_name]
     if not isinstance(fields, dict):
-        raise InvalidData(f"the fields of a {record_type.__name__} are a {type(fields).__name__}; they must be an object")
+        raise InvalidData(
+            f"the fields of a {record_type.__name__} are a {type(fields).__name__}; they must be an object"
+        )
     known = [field.name for field in _fields(record_type)]
     for name in fields:
         if name not in known:
@@ -395,7 +418,7 @@ def record_from_json(kind_name: str, fields: Json) -> Record:
     missing = [name for name in known if name not in fields]
     if missing:
         raise InvalidData(f"a {record_type.__name__} lacks {', '.join(missing)}")
-    return record_type(**fields)
+    return record_type(**cast("dict[str, Any]", fields))
 
 
 @functools.cache
@@ -420,7 +443,9 @@ def _timestamp(value: Json, where: str) -> str:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidData(f"{where} is {text[:80]!r}; give ISO 8601, for example 2031-05-07T12:00:00+00:00") from None
+        raise InvalidData(
+            f"{where} is {text[:80]!r}; give ISO 8601, for example 2031-05-07T12:00:00+00:00"
+        ) from None
     if moment.tzinfo is None:
         raise InvalidData(f"{where} is {text!r}, without a time zone; add one, for example +00:00")
     return moment.astimezone(UTC).isoformat(timespec="microseconds")

@@ -2,9 +2,9 @@
 
 The distance is Gower's, made robust: the mean, over all fields that either descriptor has, of
 
-* numbers: ``d / (d + s)`` with ``d = |a - b|`` and ``s`` the interquartile range of that field over all tasks, the
-  query included (their mean absolute value where that is zero, and 1 where that is zero too), so that units do not matter and one field
-  gone wild cannot drown the others;
+* numbers: ``d / (d + s)`` with ``d = |a - b|`` and ``s`` the interquartile range of that field over all
+  tasks, the query included (their mean absolute value where that is zero, and 1 where that is zero too), so
+  that units do not matter and one field gone wild cannot drown the others;
 * anything else (text, truth values, ``None``): 0 where equal, 1 where not;
 * a field that only one of them has: 1.
 
@@ -12,7 +12,8 @@ It lies between 0 (nothing tells them apart) and 1. The kind of a task counts as
 
 References
 ----------
-J. C. Gower, "A general coefficient of similarity and some of its properties", Biometrics 27 (1971), equation 3.
+J. C. Gower, "A general coefficient of similarity and some of its properties", Biometrics 27 (1971), equation
+3.
 """
 
 import statistics
@@ -52,7 +53,8 @@ def rank(query: TaskRecord | Mapping[str, Any], remembered: Sequence[TaskRecord]
     Returns
     -------
     list of Neighbour
-        At most ``k``. Among equals the query's own fingerprint comes first, then the order is that of fingerprints.
+        At most ``k``. Among equals the query's own fingerprint comes first, then the order is that of
+        fingerprints.
     """
     tasks = list({task.fingerprint: task for task in remembered}.values())
     asked = isinstance(query, TaskRecord)
@@ -61,7 +63,8 @@ def rank(query: TaskRecord | Mapping[str, Any], remembered: Sequence[TaskRecord]
     scales = _scales([*candidates, wanted])
     own = query.fingerprint if asked else None
     neighbours = [
-        Neighbour(task, _distance(wanted, candidate, scales)) for task, candidate in zip(tasks, candidates, strict=True)
+        Neighbour(task, _distance(wanted, candidate, scales))
+        for task, candidate in zip(tasks, candidates, strict=True)
     ]
     return sorted(
         neighbours, key=lambda found: (found.distance, found.task.fingerprint != own, found.task.fingerprint)
@@ -69,10 +72,13 @@ def rank(query: TaskRecord | Mapping[str, Any], remembered: Sequence[TaskRecord]
 
 
 def _features(task: TaskRecord) -> dict[str, Any]:
-    return {"/kind": task.kind, **task.descriptor}  # a slash, so that no field of the descriptor hides it by chance
+    return {
+        "/kind": task.kind,
+        **task.descriptor,
+    }  # a slash, so that no field of the descriptor hides it by chance
 
 
-def _number(value: int | float) -> float:
+def _number(value: float) -> float:
     return float(min(max(value, -1e100), 1e100))  # differences and sums stay finite
 
 
@@ -104,7 +110,9 @@ def _distance(one: Mapping[str, Any], other: Mapping[str, Any], scales: Mapping[
     return sum(_difference(name, one, other, scales) for name in sorted(names)) / len(names)
 
 
-def _difference(name: str, one: Mapping[str, Any], other: Mapping[str, Any], scales: Mapping[str, float]) -> float:
+def _difference(
+    name: str, one: Mapping[str, Any], other: Mapping[str, Any], scales: Mapping[str, float]
+) -> float:
     if name not in one or name not in other:
         return 1.0
     a, b = one[name], other[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -36,7 +37,11 @@ _POSTGRES_PASSING = {
     "57P01",  # server is shutting down
     "57P03",  # server is starting
 }
-_READ, _WRITE, _BARE = "BEGIN", "BEGIN IMMEDIATE", ""  # how SQLite begins; a read that turned into a write could fail
+_READ, _WRITE, _BARE = (
+    "BEGIN",
+    "BEGIN IMMEDIATE",
+    "",
+)  # how SQLite begins; a read that turned into a write could fail
 _SQLITE_ADVICE = {
     3: "check its permissions",
     5: "another process keeps it locked: end that one, or try again",
@@ -47,7 +52,12 @@ _SQLITE_ADVICE = {
     14: "the file cannot be opened: check the path and its permissions",
     26: "it is no SQLite database: give another path",
 }
-_COLUMN_TYPES: dict[Any, Any] = {str: sa.Text, str | None: sa.Text, int: sa.BigInteger, int | None: sa.BigInteger}
+_COLUMN_TYPES: dict[Any, Any] = {
+    str: sa.Text,
+    str | None: sa.Text,
+    int: sa.BigInteger,
+    int | None: sa.BigInteger,
+}
 _COLUMN_TYPES |= {float: sa.Double, float | None: sa.Double}  # all other fields are stored as JSON text
 
 
@@ -72,10 +82,10 @@ _JSON_FIELDS = {
 
 
 class SqlStore(ExperienceStore):
-    """The contract on SQLAlchemy Core; see :func:`~tasklore.experience.store.open_store` for addresses and errors.
+    """The contract on SQLAlchemy Core; addresses and errors: :func:`~tasklore.experience.store.open_store`.
 
-    One connection, guarded by a lock, serves all threads of a process. It is put down before a fork, because neither SQLite
-    nor PostgreSQL survives one, and taken up again on either side when needed.
+    One connection, guarded by a lock, serves all threads of a process. It is put down before a fork, because
+    neither SQLite nor PostgreSQL survives one, and taken up again on either side when needed.
     """
 
     def __init__(self, where: str | Path, *, patience: float = 60.0) -> None:
@@ -92,7 +102,9 @@ class SqlStore(ExperienceStore):
         self._open()
 
     def _open(self) -> None:
-        version = self._run(migrations.installed_version)  # first, as nothing may touch another program's file
+        version = self._run(
+            migrations.installed_version
+        )  # first, as nothing may touch another program's file
         if self._url.get_backend_name() == "sqlite":
             self._run(self._switch_to_write_ahead_log, _BARE)
         if version < migrations.LATEST:
@@ -149,19 +161,24 @@ class SqlStore(ExperienceStore):
             n_new = self._insert(connection, tombstones)
             if n_new:
                 self._purge(connection, {record.subject for record in tombstones})
-            lasting = [record for record in records if not is_tombstone(record) and erased.isdisjoint(record.topics)]
+            lasting = [
+                record for record in records if not is_tombstone(record) and erased.isdisjoint(record.topics)
+            ]
             return n_new + self._insert(connection, lasting)
 
         n_new = self._run(work, _WRITE)
         if tombstones and self._url.get_backend_name() == "sqlite":
-            self._engine.dispose()  # the last one to close folds in the write-ahead log, where purged rows still lie
+            # Whoever closes last folds in the write-ahead log, where purged rows still lie.
+            self._engine.dispose()
         return n_new
 
     def _with_prefix(self, prefix: str) -> list[Record]:
         def work(connection: sa.Connection) -> list[tuple[type[Record], sa.RowMapping]]:
             found: list[tuple[type[Record], sa.RowMapping]] = []
             for record_type, table in _TABLES.items():
-                rows = connection.execute(sa.select(table).where(table.c.id.startswith(prefix)).limit(2)).mappings()
+                rows = connection.execute(
+                    sa.select(table).where(table.c.id.startswith(prefix)).limit(2)
+                ).mappings()
                 found += [(record_type, row) for row in rows]
             return found[:2]
 
@@ -185,7 +202,7 @@ class SqlStore(ExperienceStore):
         return records, faults
 
     def _guard_erasures(self, connection: sa.Connection, exclusive: bool) -> None:
-        """Let an erasure wait for additions under way, and the other way round, so that none slips in beside it."""
+        """Let an erasure and additions wait for one another, so that nothing slips in beside it."""
         if connection.dialect.name == "postgresql":  # in SQLite, writers exclude one another anyway
             shared = "" if exclusive else "_shared"
             connection.execute(sa.text(f"SELECT pg_advisory_xact_lock{shared}(:key)"), {"key": _ERASURE_LOCK})
@@ -214,18 +231,25 @@ class SqlStore(ExperienceStore):
         n_new = 0
         for record_type, values in rows.items():
             insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            statement = insert(_TABLES[record_type]).on_conflict_do_nothing(index_elements=["id"])
-            n_new += connection.execute(statement, values).rowcount
+            table = _TABLES[record_type]
+            statement = insert(table).on_conflict_do_nothing(index_elements=["id"]).returning(table.c.id)
+            n_new += len(connection.execute(statement, values).all())
         return n_new
 
     def _decode(self, record_type: type[R], row: sa.RowMapping) -> R:
         where = f"row {row['sequence']} of table {_TABLES[record_type].name} in {self.location}"
         try:
-            record = record_type(**{name: _read_column(record_type, name, row[name]) for name in _names(record_type)})
+            record = record_type(
+                **{name: _read_column(record_type, name, row[name]) for name in _names(record_type)}
+            )
         except InvalidData as error:
-            raise StoreError(f"{where} was altered from outside: {error}; erase the row, or restore a copy") from error
+            raise StoreError(
+                f"{where} was altered from outside: {error}; erase the row, or restore a copy"
+            ) from error
         if (record.id, record.seal) != (row["id"], row["seal"]):
-            raise StoreError(f"{where} was altered from outside: it does not match its checksum; restore a copy")
+            raise StoreError(
+                f"{where} was altered from outside: it does not match its checksum; restore a copy"
+            )
         return record
 
     # -- connections
@@ -233,16 +257,22 @@ class SqlStore(ExperienceStore):
     def _make_engine(self) -> sa.Engine:
         if self._url.get_backend_name() == "postgresql":
             defaults = {"connect_timeout": 10, "application_name": "tasklore"}
-            arguments: dict[str, Any] = {name: value for name, value in defaults.items() if name not in self._url.query}
+            arguments: dict[str, Any] = {
+                name: value for name, value in defaults.items() if name not in self._url.query
+            }
             try:
                 return sa.create_engine(self._url, connect_args=arguments, pool_size=1, max_overflow=0)
             except ImportError as error:
-                raise MissingDependency("a PostgreSQL store needs its driver: install tasklore[postgres]") from error
+                raise MissingDependency(
+                    "a PostgreSQL store needs its driver: install tasklore[postgres]"
+                ) from error
         _make_folder(self._url)
         arguments = {"timeout": min(self._patience, 5.0), "check_same_thread": False}
-        engine = sa.create_engine(self._url, connect_args=arguments, pool_size=1, max_overflow=0, poolclass=sa.QueuePool)
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
+        engine = sa.create_engine(
+            self._url, connect_args=arguments, pool_size=1, max_overflow=0, poolclass=sa.QueuePool
+        )
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
         return engine
 
     def _run(self, work: Callable[[sa.Connection], T], mode: str = _READ) -> T:
@@ -265,7 +295,9 @@ class SqlStore(ExperienceStore):
                     raise self._explained(error) from None
                 except StoreError as error:
                     raise StoreError(f"the store at {self.location} cannot be used: {error}") from error
-            time.sleep(pause * random.uniform(0.5, 1.5))  # outside the lock; uneven, so that rivals do not march in step
+            time.sleep(
+                pause * random.uniform(0.5, 1.5)
+            )  # outside the lock; uneven, so that rivals do not march in step
             pause = min(2 * pause, 0.5)
 
     def _attempt(self, work: Callable[[sa.Connection], T], mode: str) -> T:
@@ -282,7 +314,7 @@ class SqlStore(ExperienceStore):
         state = getattr(error.orig, "sqlstate", None)
         if state is not None:
             return state in _POSTGRES_PASSING or state.startswith("08")  # 08…: connection lost
-        # Without a state, the connection failed. At first sight that is a wrong address; later, a passing interruption.
+        # Without a state, the connection failed: at first a wrong address, later a passing interruption.
         return self._ready or "starting up" in str(error.orig)
 
     def _explained(self, error: SQLAlchemyError) -> StoreError:
@@ -292,11 +324,11 @@ class SqlStore(ExperienceStore):
         advice = "check the address, and that the server runs and lets this user in"
         if self._url.get_backend_name() == "sqlite":
             code = _sqlite_code(error) if isinstance(error, DBAPIError) else None
-            advice = _SQLITE_ADVICE.get(code, "check the disk and the path")
+            advice = _SQLITE_ADVICE.get(code or 0, "check the disk and the path")
         return StoreError(f"the store at {self.location} cannot be used: {detail}; {advice}")
 
     def _switch_to_write_ahead_log(self, connection: sa.Connection) -> None:
-        """Let readers and a writer work side by side; where a file system cannot, they take turns, which is as safe."""
+        """Let readers and a writer work side by side; where a file system cannot, they take turns."""
         if connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL").all()
 
@@ -322,7 +354,9 @@ def _address(where: str | Path) -> sa.URL:
     try:
         url = sa.make_url(where)
     except (SQLAlchemyError, ValueError):
-        raise InvalidSetting(f"this {scheme} address cannot be read (it is not shown, as it may hold a password); {known}") from None
+        raise InvalidSetting(
+            f"this {scheme} address cannot be read (it is not shown, as it may hold a password); {known}"
+        ) from None
     if scheme != "sqlite":
         return url.set(drivername="postgresql+psycopg")
     if url.database in (None, "", ":memory:"):
@@ -338,9 +372,13 @@ def _make_folder(url: sa.URL) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the folder {path.parent} cannot be made: {error.strerror}; give another path") from error
+        raise StoreError(
+            f"the folder {path.parent} cannot be made: {error.strerror}; give another path"
+        ) from error
     if path.exists() and not path.is_file():
-        raise StoreError(f"{path} is not a file; give the path of a database file, for example {path / 'lore.db'}")
+        raise StoreError(
+            f"{path} is not a file; give the path of a database file, for example {path / 'lore.db'}"
+        )
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
@@ -367,7 +405,8 @@ def _names(record_type: type[Record]) -> list[str]:
 def _encode(record: Record) -> dict[str, Any]:
     json_fields = _JSON_FIELDS[type(record)]
     values = {
-        name: dumps(value) if name in json_fields and value is not None else value for name, value in record.to_json().items()
+        name: dumps(value) if name in json_fields and value is not None else value
+        for name, value in record.to_json().items()
     }
     return {"id": record.id, "seal": record.seal, **values}
 
@@ -390,7 +429,7 @@ _open_stores: "weakref.WeakSet[SqlStore]" = weakref.WeakSet()
 
 def _before_fork() -> None:
     for store in list(_open_stores):
-        store._lock.acquire()  # wait for other threads' operations, then leave nothing open for the child to inherit
+        store._lock.acquire()  # after other threads' operations
         store._engine.dispose()
 
 

@@ -1,8 +1,8 @@
 """The experience store's contract, and how one is opened.
 
-A store only ever grows: ``add``, ``get``, ``find``, ``nearest``. There is no verb that changes a record; a new status is a new
-:class:`~tasklore.experience.records.EventRecord`. The one exception is ``erase``, which leaves a tombstone so that what was
-erased stays erased, here and in every store this one is merged into.
+A store only ever grows: ``add``, ``get``, ``find``, ``nearest``. There is no verb that changes a record; a
+new status is a new :class:`~tasklore.experience.records.EventRecord`. The one exception is ``erase``, which
+leaves a tombstone so that what was erased stays erased, here and in every store this one is merged into.
 """
 
 import abc
@@ -47,9 +47,10 @@ class ExperienceStore(abc.ABC):
 
     * *Durable*: when ``add`` or ``add_all`` returns, the records survive a crash.
     * *Atomic*: ``add_all`` stores all of its records or none.
-    * *Idempotent*: adding a record that is there changes nothing; of its volatile fields, the first ones stay.
-    * *Shared*: threads and processes, also forked ones, may use the same store at once; waiting for one another is the
-      store's business and never an error for the caller within its patience.
+    * *Idempotent*: adding a record that is there changes nothing; of its volatile fields, the first ones
+      stay.
+    * *Shared*: threads and processes, also forked ones, may use the same store at once; waiting for one
+      another is the store's business and never an error for the caller within its patience.
     * *Erased stays erased*: adding a record that was erased returns its id and stores nothing.
     """
 
@@ -105,7 +106,7 @@ class ExperienceStore(abc.ABC):
 
     @abc.abstractmethod
     def _survey(self) -> tuple[list[Record], list[str]]:
-        """Return all readable records, kinds in the order of ``RECORD_TYPES``, and a line for each fault in the storage."""
+        """Return all readable records, in the order of ``RECORD_TYPES``, and a line for each fault found."""
 
     def add(self, record: Record) -> str:
         """Store one record and return its id.
@@ -143,7 +144,8 @@ class ExperienceStore(abc.ABC):
         prefix = record_id.strip().lower()
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
             raise StoreError(
-                f"{record_id[:80]!r} is not the id of a record; give at least {_SHORTEST_PREFIX} of its hexadecimal digits"
+                f"{record_id[:80]!r} is not the id of a record; give at least {_SHORTEST_PREFIX} of its "
+                "hexadecimal digits"
             )
         found = self._with_prefix(prefix)
         if len(found) > 1:
@@ -152,7 +154,9 @@ class ExperienceStore(abc.ABC):
             return found[0]
         tombstones = self.find(EventRecord, {"subject": prefix, "what": ERASED})
         if tombstones:
-            raise StoreError(f"record {prefix} was erased: {tombstones[0].detail.get('reason') or 'no reason given'}")
+            raise StoreError(
+                f"record {prefix} was erased: {tombstones[0].detail.get('reason') or 'no reason given'}"
+            )
         raise StoreError(f"no record here has the id {prefix}")
 
     def nearest(self, query: TaskRecord | Mapping[str, Any], k: int = 5) -> list[Neighbour]:
@@ -197,9 +201,17 @@ class ExperienceStore(abc.ABC):
         """
         record = self.get(record_id)
         if is_tombstone(record):
-            raise StoreError(f"record {record.id} is a tombstone; erasing it would bring back what was erased")
+            raise StoreError(
+                f"record {record.id} is a tombstone; erasing it would bring back what was erased"
+            )
         doomed = [other for other in self._survey()[0] if record.topic in other.topics]
-        self._write([EventRecord(subject=record.topic, what=ERASED, detail={"kind": record.kind_name, "reason": reason})])
+        self._write(
+            [
+                EventRecord(
+                    subject=record.topic, what=ERASED, detail={"kind": record.kind_name, "reason": reason}
+                )
+            ]
+        )
         return doomed
 
     def export(self, path: str | Path) -> int:
@@ -216,8 +228,8 @@ class ExperienceStore(abc.ABC):
     def merge(self, path: str | Path) -> Merged:
         """Add every record of an exported file: the union of both, by id.
 
-        Nothing is lost and nothing doubled, in whichever order stores are merged; what was erased on either side is erased
-        in the union.
+        Nothing is lost and nothing doubled, in whichever order stores are merged; what was erased on either
+        side is erased in the union.
 
         Raises
         ------
@@ -257,7 +269,7 @@ class ExperienceStore(abc.ABC):
 
 
 def user_folder() -> Path:
-    """Return where a user's own experience lies: ``$TASKLORE_HOME``, else ``tasklore`` in the folder for application data."""
+    """Return where a user's own experience lies: ``$TASKLORE_HOME``, or else the system's place for data."""
     if home := os.environ.get("TASKLORE_HOME"):
         return Path(home).expanduser()
     if sys.platform == "win32":
@@ -271,8 +283,9 @@ def open_store(where: str | Path | None = None, *, patience: float = 60.0) -> Ex
     Parameters
     ----------
     where : str or path, optional
-        ``None``: the user's own (``lore.db`` in :func:`user_folder`). ``"memory:"``: forgotten on closing. A path or
-        ``"sqlite:///PATH"``: an SQLite file. ``"postgresql://USER:PASSWORD@HOST/DATABASE"``: one that a team shares.
+        ``None``: the user's own (``lore.db`` in :func:`user_folder`). ``"memory:"``: forgotten on closing. A
+        path or ``"sqlite:///PATH"``: an SQLite file. ``"postgresql://USER:PASSWORD@HOST/DATABASE"``: one that
+        a team shares.
     patience : float
         Seconds to wait for other writers, or for a server that is starting, before giving up.
 
@@ -281,7 +294,8 @@ def open_store(where: str | Path | None = None, *, patience: float = 60.0) -> Ex
     InvalidSetting
         The address is of no known form.
     StoreError
-        What lies there cannot be opened, is damaged, belongs to another program, or was written by a newer version.
+        What lies there cannot be opened, is damaged, belongs to another program, or was written by a newer
+        version.
     MissingDependency
         PostgreSQL is asked for and its driver is not installed.
     """

@@ -1,12 +1,22 @@
 """What :meth:`~tasklore.experience.store.ExperienceStore.verify` looks for beyond the storage itself."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ..artifacts import file_checksum
 from ..errors import DamagedArtifact
-from .records import EvaluationRecord, EventRecord, ModelRecord, Record, RoundRecord, RunRecord, TaskRecord, is_tombstone
+from .records import (
+    EvaluationRecord,
+    EventRecord,
+    ModelRecord,
+    Record,
+    RoundRecord,
+    RunRecord,
+    TaskRecord,
+    is_tombstone,
+)
 
 __all__ = ["dangling_references", "faulty_artifacts"]
 
@@ -19,17 +29,27 @@ def dangling_references(records: Iterable[Record]) -> list[str]:
     ids = {record.id for record in records}
     topics = ids | runs.keys() | tasks
     erased = {record.subject for record in records if is_tombstone(record)}
-    faults = [f"run {run_id} has {count} records that contradict one another" for run_id, count in runs.items() if count > 1]
+    faults = [
+        f"run {run_id} has {count} records that contradict one another"
+        for run_id, count in runs.items()
+        if count > 1
+    ]
     for record in records:
         for what, name, known in _references(record, ids, runs.keys(), tasks, topics):
             if name not in known and name not in erased:
-                faults.append(f"{record.kind_name} {record.id[:12]} refers to {what} {name}, which is not here")
+                faults.append(
+                    f"{record.kind_name} {record.id[:12]} refers to {what} {name}, which is not here"
+                )
     return faults
 
 
 def _references(
-    record: Record, ids: Set[str], runs: Set[str], tasks: Set[str], topics: Set[str]
-) -> Iterator[tuple[str, str, Set[str]]]:
+    record: Record,
+    ids: AbstractSet[str],
+    runs: AbstractSet[str],
+    tasks: AbstractSet[str],
+    topics: AbstractSet[str],
+) -> Iterator[tuple[str, str, AbstractSet[str]]]:
     match record:
         case RoundRecord():
             yield "run", record.run_id, runs
