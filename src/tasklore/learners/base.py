@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..errors import InvalidData
+from ..nets import Net
 from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 
 __all__ = [
@@ -60,6 +61,11 @@ class Learner(abc.ABC):
     """How params move, see :mod:`tasklore.metagrad`."""
 
     tags: ClassVar[Tags] = Tags()
+
+    @property
+    def backbone(self) -> Net | None:
+        """The network that plain pre-training can give a start to, if there is one."""
+        return None
 
     @abc.abstractmethod
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
@@ -126,6 +132,29 @@ class Learner(abc.ABC):
         """Raise ``InvalidData`` if this learner cannot learn such tasks."""
         if spec.kind not in self.tags.kinds:
             raise InvalidData(f"{type(self).__name__} learns {' and '.join(self.tags.kinds)} tasks, but these are {spec.kind} tasks")
+
+    def spec_for(self, trained: TaskSpec, new: TaskSpec) -> TaskSpec:
+        """Return the spec under which a new task is learned with params that were made for ``trained``.
+
+        Raises
+        ------
+        InvalidData
+            The new task has examples of another shape, or more outputs than the params provide for.
+        """
+        self.check_spec(new)
+        if (new.kind, new.input_shape) != (trained.kind, trained.input_shape):
+            raise InvalidData(
+                f"this prior is for {trained.kind} on examples of shape {trained.input_shape}; "
+                f"the new task is {new.kind} on {new.input_shape}: reshape the examples, or meta-learn on tasks like it"
+            )
+        if self.tags.any_ways:
+            return new
+        if new.n_outputs > trained.n_outputs:
+            raise InvalidData(
+                f"this prior was meta-learned for at most {trained.n_outputs} outputs and the new task has {new.n_outputs}; "
+                "leave classes out, meta-learn with more ways, or use a learner without an output layer (prototypes)"
+            )
+        return trained
 
 
 # Adapted tensors that belong to the task rather than to the network are named ``task/…``.

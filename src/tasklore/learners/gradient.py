@@ -59,6 +59,10 @@ class GradientLearner(Learner):
     def inner(self) -> Optimizer:
         """The update rule of the inner steps."""
 
+    @property
+    def backbone(self) -> Net:
+        return self.net
+
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         self.check_spec(spec)
         return self.net.init(spec.input_shape, spec.n_outputs, generator)

@@ -42,6 +42,10 @@ class Prototypes(Learner):
     net: Net = dataclasses.field(default_factory=Conv4)
     transductive: bool = False
 
+    @property
+    def backbone(self) -> Net:
+        return self.net
+
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         self.check_spec(spec)
         return self.net.init(spec.input_shape, None, generator)

@@ -91,11 +91,23 @@ class Examples:
         digest.update(self.y.numpy().tobytes())
         return digest.hexdigest()
 
-    def read(self, indices: np.ndarray) -> Tensor:
-        """Return the examples at ``indices``, scaled, as float32."""
+    def read(self, indices: np.ndarray, turns: np.ndarray) -> Tensor:
+        """Return examples, scaled, as float32.
+
+        Parameters
+        ----------
+        indices : ndarray of int, shape (n,)
+        turns : ndarray of int, shape (n,)
+            Counter-clockwise quarter turns of each.
+        """
         x = self.x[torch.from_numpy(indices)].to(torch.float32)
         shape = (-1,) + (1,) * (x.ndim - 2) if len(self.mean) > 1 or len(self.std) > 1 else (1,)
-        return x.sub_(torch.tensor(self.mean).view(shape)).div_(torch.tensor(self.std).view(shape))
+        x = x.sub_(torch.tensor(self.mean).view(shape)).div_(torch.tensor(self.std).view(shape))
+        for quarter in (1, 2, 3):
+            turned = torch.from_numpy(np.flatnonzero(turns == quarter))
+            if len(turned):
+                x[turned] = torch.rot90(x[turned], quarter, dims=(-2, -1))
+        return x
 
 
 @dataclass(frozen=True)
@@ -119,12 +131,8 @@ class FewShotTask(Task):
         examples, n_queries = self.source.examples, self.source.n_queries
         each = self.n_shots + n_queries
         picks = np.stack([rng.choice(examples.members[label], each, replace=False) for label, _ in self.variants])
-        x = examples.read(picks.ravel())  # (ways * each, *input_shape)
         turns = np.repeat([turn for _, turn in self.variants], each)
-        for quarter in (1, 2, 3):
-            turned = torch.from_numpy(np.flatnonzero(turns == quarter))
-            if len(turned):
-                x[turned] = torch.rot90(x[turned], quarter, dims=(-2, -1))
+        x = examples.read(picks.ravel(), turns)  # (ways * each, *input_shape)
         x = x.view(len(self.variants), each, *x.shape[1:])
         y = torch.arange(len(self.variants)).unsqueeze(1).expand(-1, each)  # (ways, each)
         return Episode(_batch(x[:, : self.n_shots], y[:, : self.n_shots]), _batch(x[:, self.n_shots :], y[:, self.n_shots :]))
@@ -204,6 +212,16 @@ class FewShotSource(TaskSource):
         n_ways, n_shots = _draw(rng, self.n_ways), _draw(rng, self.n_shots)
         chosen = rng.choice(len(self.variants), n_ways, replace=False)
         return FewShotTask(self, tuple(self.variants[i] for i in chosen), n_shots)
+
+    @property
+    def pool_spec(self) -> TaskSpec:
+        return TaskSpec("classification", self.spec.input_shape, len(self.variants))
+
+    def pool(self, rng: np.random.Generator, n: int) -> Batch:
+        classes = rng.integers(len(self.variants), size=n)
+        labels, turns = np.asarray(self.variants)[classes].T
+        picks = np.array([rng.choice(self.examples.members[label]) for label in labels])
+        return Batch(self.examples.read(picks, turns), torch.from_numpy(classes), torch.ones(n))
 
     def describe(self) -> dict[str, object]:
         return {

@@ -72,6 +72,23 @@ class TaskSource(abc.ABC):
         """Return the same source with another number of support examples (per class, where there are classes)."""
 
     @property
+    def pool_spec(self) -> TaskSpec:
+        """The one problem that :meth:`pool` samples; for classification, over the classes of all tasks together."""
+        if self.spec.kind == "classification":
+            raise InvalidData(
+                f"the tasks of a {type(self).__name__} have no classes in common, so they cannot be pooled into one problem; "
+                "start from random params instead"
+            )
+        return self.spec
+
+    def pool(self, rng: np.random.Generator, n: int) -> Batch:
+        """Draw at least ``n`` examples of all tasks as one problem, for plain pre-training."""
+        drawn: list[Batch] = []
+        while sum(len(batch.mask) for batch in drawn) < n:
+            drawn.append(self.task(rng).episode(rng).joined)
+        return Batch(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
+
+    @property
     def fingerprint(self) -> str:
         """A hash of :meth:`describe`: equal for equal sources, on every machine."""
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""How well a learner does on tasks it has not seen: one value for each task, the same episodes for every method."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InvalidSetting
+from .learners.base import Learner
+from .metagrad import AdaptedTasks, adapt_tasks, predict_tasks
+from .scores import Score
+from .tasks.source import TaskSource
+from .types import Batch, Context, Params, TaskSpec
+
+__all__ = ["TASKS_PER_DRAW", "Evaluation", "evaluate", "metric_of", "task_scores"]
+
+TASKS_PER_DRAW = 25
+"""Tasks drawn and held in memory at a time; part of what a seed means, so it never changes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of one method on one source.
+
+    Parameters
+    ----------
+    method : str
+    metric : str
+    scores : tuple of float
+        One for each task.
+    seconds : float
+        Wall time of adapting and predicting, without drawing the episodes.
+    """
+
+    method: str
+    metric: str
+    scores: tuple[float, ...]
+    seconds: float
+
+    @property
+    def score(self) -> Score:
+        """The mean over tasks and its interval."""
+        return Score.of(self.metric, self.scores)
+
+
+def metric_of(spec: TaskSpec) -> str:
+    """Return the metric that tasks of this kind are judged by."""
+    return "accuracy" if spec.kind == "classification" else "mse"
+
+
+def task_scores(predictions: Tensor, query: Batch) -> list[float]:
+    """Return accuracy, or mean squared error, of each task of a stack.
+
+    Parameters
+    ----------
+    predictions : Tensor, shape (t, n, c)
+    query : Batch
+        Stacked, with ``n`` examples each.
+    """
+    if query.y.is_floating_point():
+        each = ((predictions - query.y) ** 2).flatten(2).mean(2)  # (t, n)
+    else:
+        each = (predictions.argmax(-1) == query.y).to(torch.float64)  # (t, n)
+    return ((each * query.mask).sum(1) / query.mask.sum(1)).tolist()
+
+
+def evaluate(
+    learner: Learner,
+    params: Params,
+    source: TaskSource,
+    *,
+    method: str,
+    trained: TaskSpec | None = None,
+    n_tasks: int = 600,
+    seed: int = 0,
+    stream: str = "test",
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Adapt to ``n_tasks`` fresh tasks and score the predictions on their queries.
+
+    Parameters
+    ----------
+    learner : Learner
+    params : Params
+        Meta-learned, or as :meth:`Learner.init` gave them.
+    source : TaskSource
+    method : str
+        The name for tables.
+    trained : TaskSpec, optional
+        The spec that ``params`` were made for, where it is not the source's own.
+    n_tasks : int
+        Episodes.
+    seed, stream
+        Name the episodes: two methods given the same ones face the same episodes.
+    on_progress : callable, optional
+        Told the number of tasks done.
+    """
+    if n_tasks < 1:
+        raise InvalidSetting(f"n_tasks must be at least 1, got {n_tasks}")
+    spec = learner.spec_for(trained or source.spec, source.spec)
+    scores: list[float] = []
+    seconds = 0.0
+    while len(scores) < n_tasks:
+        n_drawn = min(TASKS_PER_DRAW, n_tasks - len(scores))
+        episodes, keys = source.episodes(seed, stream, len(scores) // TASKS_PER_DRAW, n_drawn)
+        started = time.perf_counter()
+        context = Context(spec, keys)
+        at_once = n_drawn if _is_small(params) else 1
+        tasks: AdaptedTasks = adapt_tasks(learner, params, episodes.support, context, at_once)
+        predictions = predict_tasks(learner, tasks, episodes.query.inputs, at_once)
+        seconds += time.perf_counter() - started
+        scores += task_scores(predictions, episodes.query)
+        if on_progress is not None:
+            on_progress(len(scores))
+    return Evaluation(method, metric_of(source.spec), tuple(scores), seconds)
+
+
+def _is_small(params: Params) -> bool:
+    """Whether many copies of the weights still fit into cache, so that vectorising over tasks pays on a CPU."""
+    return all(tensor.ndim < 4 for tensor in params.values())

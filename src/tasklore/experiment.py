@@ -1,0 +1,272 @@
+"""From settings to findings: run the loop on a collection of tasks, then compare with the baselines on the test tasks.
+
+This is what ``tasklore run`` does, as one call. An :class:`Experiment` is plain settings, :func:`conduct` carries it out, and
+:class:`Findings` is everything that a report shows.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Generator
+
+from .config import build, from_settings, read_toml, to_settings
+from .errors import InvalidSetting
+from .evaluate import Evaluation, evaluate
+from .experience.store import ExperienceStore
+from .learners.base import Learner
+from .learners.gradient import GradientLearner
+from .loop import Outcome, Stop, Tasks, Watch, run
+from .registry import learners, sources
+from .tasks.source import Collection, Splits, TaskSource
+from .train import GradientTrainer, MetaState, Prior, TrainSettings, pretrain
+from .types import Params
+from .workspace import Workspace
+
+__all__ = ["Experiment", "Findings", "Row", "TestSettings", "baselines", "conduct"]
+
+SECTIONS = ("tasks", "learner", "net", "train", "stop", "test")
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """How the result is judged, once, at the end.
+
+    Parameters
+    ----------
+    n_tasks : int
+        Test episodes of each row of the table.
+    shots : tuple of int
+        Numbers of support examples in the table; also the points of the curve over shots.
+    inner_steps : tuple of int
+        Numbers of gradient steps on the curve over steps, for learners that take any.
+    n_curve : int
+        Test episodes of each point of the curves.
+    baselines : bool
+        Whether to compare with the baselines.
+    seed : int
+        Names the test episodes.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    n_tasks: int = 600
+    shots: tuple[int, ...] = (1, 5)
+    inner_steps: tuple[int, ...] = (0, 1, 2, 3, 5, 10)
+    n_curve: int = 200
+    baselines: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_tasks < 2 or self.n_curve < 2:
+            raise InvalidSetting(f"n_tasks and n_curve must be at least 2 for an interval, got {self.n_tasks} and {self.n_curve}")
+        if not self.shots or min(self.shots) < 1 or min(self.inner_steps, default=0) < 0:
+            raise InvalidSetting(f"shots must be positive and steps not negative, got {self.shots} and {self.inner_steps}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The settings of a run.
+
+    Parameters
+    ----------
+    tasks : Collection
+    learner : Learner
+    train : TrainSettings
+    stop : Stop
+    test : TestSettings
+    """
+
+    tasks: Collection
+    learner: Learner
+    train: TrainSettings = dataclasses.field(default_factory=TrainSettings)
+    stop: Stop = dataclasses.field(default_factory=Stop)
+    test: TestSettings = dataclasses.field(default_factory=TestSettings)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> "Experiment":
+        """Read a configuration file with the sections tasks, learner, net, train, stop, test.
+
+        Raises
+        ------
+        InvalidSetting
+            Something in the file cannot work; the message says where and what is needed.
+        """
+        return cls.from_sections(read_toml(path, SECTIONS))
+
+    @classmethod
+    def from_sections(cls, sections: Mapping[str, Mapping[str, Any]]) -> "Experiment":
+        """Build an experiment from plain values; the inverse of :meth:`settings`."""
+        learner = dict(sections.get("learner", {}))
+        if sections.get("net"):
+            learner["net"] = dict(sections["net"])
+        return cls(
+            from_settings(sources, sections.get("tasks", {}), "[tasks]"),
+            from_settings(learners, learner, "[learner]"),
+            build(TrainSettings, sections.get("train", {}), "[train]"),
+            build(Stop, sections.get("stop", {}), "[stop]"),
+            build(TestSettings, sections.get("test", {}), "[test]"),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the resolved settings, every default included, as JSON values."""
+        return {
+            "tasks": to_settings(self.tasks, sources),
+            "learner": to_settings(self.learner, learners),
+            "train": to_settings(self.train),
+            "stop": to_settings(self.stop),
+            "test": to_settings(self.test),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison: a method with a number of shots."""
+
+    shots: int
+    evaluation: Evaluation
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came of an experiment.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    name : str
+        Of the tasks.
+    workspace : Workspace
+    outcome : Outcome
+    splits : Splits
+    prior : Prior
+        The best that was learned.
+    rows : tuple of Row
+        The comparison on the test tasks.
+    over_steps : mapping of int to Evaluation
+        The learner after so many gradient steps; empty where it takes none.
+    seconds : float
+        Wall time of the whole, the comparison included.
+    """
+
+    experiment: Experiment
+    name: str
+    workspace: Workspace
+    outcome: Outcome[MetaState]
+    splits: Splits
+    prior: Prior
+    rows: tuple[Row, ...]
+    over_steps: Mapping[int, Evaluation]
+    seconds: float
+
+
+def baselines(learner: Learner, past: TaskSource, settings: TrainSettings) -> dict[str, tuple[Learner, Params]]:
+    """Return what every report compares with, ready to be evaluated.
+
+    Parameters
+    ----------
+    learner : Learner
+        Its backbone is what the trained baselines use too.
+    past : TaskSource
+        What may be learned from.
+    settings : TrainSettings
+        For pre-training.
+
+    Returns
+    -------
+    dict
+        Name → (learner, params). From scratch and pre-train/fine-tune where there is a backbone with weights (the latter
+        where the tasks can be pooled), and shallow models on the raw inputs.
+    """
+    generator = Generator().manual_seed(settings.seed)
+    spec = past.spec
+    chosen: dict[str, tuple[Learner, Params]] = {}
+    if (net := learner.backbone) is not None:
+        for name in ("scratch", "finetune"):
+            trained = learners.get(name)(net=net)
+            params = trained.init(spec, generator) if name == "scratch" else pretrain(trained, past, settings)
+            chosen[name] = (trained, params)
+    shallow = ("nearest-centroid", "logistic-regression") if spec.kind == "classification" else ("ridge-regression",)
+    for name in shallow:
+        simple: Learner = learners.get(name)()
+        chosen[name] = (simple, simple.init(spec, generator))
+    return chosen
+
+
+def conduct(
+    experiment: Experiment,
+    folder: Path,
+    store: ExperienceStore,
+    artifacts: Path,
+    *,
+    run_id: str | None = None,
+    watch: Watch | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Findings:
+    """Carry out an experiment: the loop, then the comparison on the test tasks.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    folder : Path
+        Of this run; if it holds an unfinished one with the same settings, that is continued.
+    store : ExperienceStore
+    artifacts : Path
+        Where priors are kept.
+    run_id : str, optional
+        A fresh UUID by default.
+    watch : Watch, optional
+        Shows the progress of the loop.
+    on_progress : callable (method, tasks done, tasks in all), optional
+        Shows the progress of the comparison.
+    """
+    started = time.monotonic()
+    splits = experiment.tasks.splits()
+    name = sources.name_of(type(experiment.tasks))
+    trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec)
+    workspace = Workspace(
+        folder, store, artifacts, trainer, splits.train, splits.validation, name, experiment.settings(), run_id
+    )
+    outcome = run(trainer, Tasks(splits.train, splits.validation), experiment.stop, workspace, watch)
+    prior = workspace.best_prior(outcome.state)
+
+    methods = {learners.name_of(type(prior.learner)): (prior.learner, prior.params)}
+    if experiment.test.baselines:
+        methods |= baselines(prior.learner, splits.train, experiment.train)
+    tell = on_progress or (lambda method, done, total: None)
+
+    def judge(method: str, learner: Learner, params: Params, source: TaskSource, n_tasks: int) -> Evaluation:
+        return evaluate(
+            learner,
+            params,
+            source,
+            method=method,
+            trained=prior.spec,
+            n_tasks=n_tasks,
+            seed=experiment.test.seed,
+            on_progress=lambda done: tell(method, done, n_tasks),
+        )
+
+    rows: list[Row] = []
+    for shots in experiment.test.shots:
+        source = splits.test.with_shots(shots)
+        for index, (method, (learner, params)) in enumerate(methods.items()):
+            found = judge(method, learner, params, source, experiment.test.n_tasks)
+            workspace.record(found, source, {"shots": shots}, f"{name}, test, {shots} shots")
+            rows.append(Row(shots, found, is_baseline=index > 0))
+
+    over_steps: dict[int, Evaluation] = {}
+    if isinstance(prior.learner, GradientLearner):
+        for n_steps in experiment.test.inner_steps:
+            stepped = dataclasses.replace(prior.learner, test_steps=n_steps)
+            found = judge(f"{n_steps} steps", stepped, prior.params, splits.test, experiment.test.n_curve)
+            workspace.record(found, splits.test, {"inner_steps": n_steps}, f"{name}, test")
+            over_steps[n_steps] = found
+
+    workspace.finish(outcome.reason)
+    seconds = time.monotonic() - started
+    return Findings(experiment, name, workspace, outcome, splits, prior, tuple(rows), over_steps, seconds)

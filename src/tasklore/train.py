@@ -1,0 +1,467 @@
+"""Gradient meta-training: a state, a pure step from one state to the next, and the verbs that the loop asks for.
+
+The checkpoint *is* the state. Episodes are named by ``(seed, step)``, so the state needs no sampler position beyond its step
+counter, and a run that was stopped continues as if it had not been.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from .artifacts import load_artifact, save_artifact
+from .config import from_settings, to_settings
+from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
+from .evaluate import TASKS_PER_DRAW, metric_of, task_scores
+from .learners.base import Learner
+from .metagrad import AdaptedTasks, MetaGradient, adapt_tasks, predict_tasks, rule_for
+from .nets import Net
+from .optimizers import SGD, Adam, Optimizer
+from .registry import learners
+from .scores import Score
+from .tasks.source import TaskSource, task_rng
+from .types import Batch, Context, Episode, Params, TaskSpec
+
+__all__ = ["GradientTrainer", "MetaState", "Prior", "TrainSettings", "fit", "init", "pretrain", "step"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to meta-train.
+
+    Parameters
+    ----------
+    steps : int
+        Meta-updates in a round; after each round the validation tasks decide how to go on.
+    n_tasks : int
+        Tasks in a meta-update.
+    learning_rate : float
+        The outer rate.
+    optimizer : {"adam", "sgd"}
+        The outer optimiser.
+    clip : float, optional
+        Largest norm of the meta-gradient.
+    decay : float
+        Factor on the learning rate when validation has not improved for ``patience`` rounds.
+    patience : int
+        Rounds without improvement before a decay.
+    n_validation : int
+        Validation tasks scored after each round.
+    initial : {"random", "pretrained", "prior"}
+        Where params come from: fresh, plain training on the pooled past tasks, or the best remembered prior (fresh, if
+        nothing fits).
+    pretrain_steps : int
+        Updates of plain training, if that is the start.
+    execution : {"auto", "vectorised", "loop"}
+        Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is faster.
+    seed : int
+        Names all random draws.
+    """
+
+    steps: int = 200
+    n_tasks: int = 16
+    learning_rate: float = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    clip: float | None = None
+    decay: float = 0.5
+    patience: int = 3
+    n_validation: int = 200
+    initial: Literal["random", "pretrained", "prior"] = "random"
+    pretrain_steps: int = 500
+    execution: Literal["auto", "vectorised", "loop"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "n_tasks", "patience", "pretrain_steps"):
+            if getattr(self, name) < 1:
+                raise InvalidSetting(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_validation < 2:
+            raise InvalidSetting(f"n_validation must be at least 2 for an interval, got {self.n_validation}")
+        if not 0 < self.decay <= 1:
+            raise InvalidSetting(f"decay must lie in (0, 1], got {self.decay}")
+        if self.clip is not None and not self.clip > 0:
+            raise InvalidSetting(f"clip must be positive or left out, got {self.clip}")
+        if self.seed < 0:
+            raise InvalidSetting(f"seed cannot be negative, got {self.seed}")
+
+    @property
+    def outer(self) -> Optimizer:
+        """The outer optimiser."""
+        return Adam(self.learning_rate) if self.optimizer == "adam" else SGD(self.learning_rate)
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """Everything that meta-training carries from one step to the next.
+
+    Parameters
+    ----------
+    params : Params
+        What is being meta-learned.
+    moments : Params
+        State of the outer optimiser.
+    best : Params
+        The params that did best on the validation tasks; the initial ones before the first round ends.
+    step : int
+        Meta-updates done.
+    rate : float
+        Current factor on the learning rate.
+    stale : int
+        Rounds since the last improvement or decay.
+    history : tuple of Score
+        Validation score after each round.
+    losses : tuple of float
+        Mean training loss of each step of the round under way.
+    loss : float, optional
+        Mean training loss of the last finished round.
+    tasks_at_once : int
+        The execution chosen; 0 before the first step.
+    threads : int
+        torch threads of the run; other numbers sum in another order.
+    started_from : str
+        What the initial params were, for the record.
+    """
+
+    params: Params
+    moments: Params
+    best: Params
+    step: int = 0
+    rate: float = 1.0
+    stale: int = 0
+    history: tuple[Score, ...] = ()
+    losses: tuple[float, ...] = ()
+    loss: float | None = None
+    tasks_at_once: int = 0
+    threads: int = dataclasses.field(default_factory=torch.get_num_threads)
+    started_from: str = "random"
+
+    @property
+    def round(self) -> int:
+        """Rounds finished."""
+        return len(self.history)
+
+    @property
+    def best_score(self) -> Score | None:
+        """The validation score of :attr:`best`."""
+        best: Score | None = None
+        for score in self.history:
+            best = score if score.beats(best) else best
+        return best
+
+    def save(self, path: str | Path, note: dict[str, Any]) -> str:
+        """Write the state to a file, whole or not at all, and return its SHA-256."""
+        groups = {"params": self.params, "moments": self.moments, "best": self.best}
+        tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
+        plain = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in groups
+        }
+        plain["history"] = [dataclasses.asdict(score) for score in self.history]
+        return save_artifact(path, tensors, {"state": plain, "note": note}, kind="checkpoint")
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple["MetaState", dict[str, Any]]:
+        """Read a state and its note.
+
+        Raises
+        ------
+        DamagedArtifact
+            The file is not a whole, unaltered checkpoint of this version.
+        """
+        tensors, metadata = load_artifact(path, kind="checkpoint")
+        groups: dict[str, Params] = {"params": {}, "moments": {}, "best": {}}
+        try:
+            for name, tensor in tensors.items():
+                group, _, rest = name.partition("/")
+                groups[group][rest] = tensor
+            plain = cast("dict[str, Any]", metadata["state"])
+            plain |= {"history": tuple(Score(**score) for score in plain["history"]), "losses": tuple(plain["losses"])}
+            return cls(**groups, **plain), cast("dict[str, Any]", metadata["note"])
+        except (KeyError, TypeError) as error:
+            raise DamagedArtifact(f"{path} is no checkpoint of this version: {error}; start the run anew") from error
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What was meta-learned, ready to be applied: a learner, its params, and the tasks it is for.
+
+    Parameters
+    ----------
+    learner : Learner
+    params : Params
+    spec : TaskSpec
+    provenance : dict
+        JSON values: where it comes from.
+    """
+
+    learner: Learner
+    params: Params
+    spec: TaskSpec
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def save(self, path: str | Path) -> str:
+        """Write the prior to a file and return its SHA-256."""
+        metadata = {
+            "learner": to_settings(self.learner, learners),
+            "spec": self.spec.to_dict(),
+            "provenance": self.provenance,
+        }
+        return save_artifact(path, self.params, metadata, kind="prior")
+
+    @classmethod
+    def load(cls, path: str | Path, checksum: str | None = None) -> "Prior":
+        """Read a prior, and check that its params fit its learner.
+
+        Raises
+        ------
+        DamagedArtifact
+            The file is not a whole, unaltered prior, or its tensors do not fit the learner it names.
+        """
+        tensors, metadata = load_artifact(path, kind="prior", expected_checksum=checksum)
+        try:
+            spec = cast("dict[str, Any]", metadata["spec"])
+            spec = TaskSpec(spec["kind"], tuple(spec["input_shape"]), spec["n_outputs"])
+            learner: Learner = from_settings(learners, cast("dict[str, Any]", metadata["learner"]), "the prior's learner")
+            provenance = cast("dict[str, Any]", metadata["provenance"])
+            expected = learner.init(spec, Generator().manual_seed(0))
+        except (KeyError, TypeError, InvalidSetting, InvalidData) as error:
+            raise DamagedArtifact(f"{path} is no prior that can be used here: {error}") from error
+        wrong = [
+            name for name in expected.keys() | tensors.keys()
+            if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
+        ]
+        if wrong:
+            raise DamagedArtifact(f"{path}: the tensors {', '.join(sorted(wrong)[:3])} do not fit the learner it names")
+        return cls(learner, tensors, spec, provenance)
+
+
+def init(learner: Learner, params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
+    """Return the state before the first step."""
+    return MetaState(params, settings.outer.init(params), params, started_from=started_from)
+
+
+def step(
+    learner: Learner, state: MetaState, spec: TaskSpec, episodes: Episode, keys: Tensor, settings: TrainSettings
+) -> MetaState:
+    """Return the state after one meta-update.
+
+    Parameters
+    ----------
+    learner : Learner
+    state : MetaState
+        Not changed.
+    spec : TaskSpec
+    episodes : Episode
+        Stacked.
+    keys : Tensor, shape (t,)
+    settings : TrainSettings
+
+    Raises
+    ------
+    NumericalFailure
+        A loss or the meta-gradient is not finite; the message names the tasks.
+    """
+    context = Context(spec, keys, state.step, training=True)
+    found = rule_for(learner, max(1, state.tasks_at_once))(learner, state.params, episodes, context)
+    gradient = {name: total / found.weight for name, total in found.total.items()}
+    norm = torch.stack([g.norm() for g in gradient.values()]).norm() if gradient else torch.zeros(())
+    if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(found.losses).all()):
+        raise _failure(found, state.step, settings)
+    if settings.clip is not None and float(norm) > settings.clip:
+        gradient = {name: g * (settings.clip / norm) for name, g in gradient.items()}
+    params, moments = settings.outer.update(state.params, gradient, state.moments, state.rate)
+    losses = (*state.losses, float(found.losses.mean()))
+    return dataclasses.replace(state, params=params, moments=moments, step=state.step + 1, losses=losses)
+
+
+def _failure(found: MetaGradient, step: int, settings: TrainSettings) -> NumericalFailure:
+    bad = torch.nonzero(~torch.isfinite(found.losses)).flatten().tolist()
+    tasks = f"the loss of task {', '.join(map(str, bad))} of {len(found.losses)}" if bad else "the meta-gradient"
+    return NumericalFailure(
+        f"at step {step} (seed {settings.seed}), {tasks} is not finite; the state before this step is kept. "
+        "Lower the step_size or the learning_rate, set clip, or look for extreme values in those tasks"
+    )
+
+
+def fit(
+    learner: Learner, source: TaskSource, settings: TrainSettings, state: MetaState | None = None
+) -> Iterator[MetaState]:
+    """Meta-train for the rest of a round, yielding the state after each step.
+
+    Parameters
+    ----------
+    learner : Learner
+    source : TaskSource
+        The past tasks.
+    settings : TrainSettings
+    state : MetaState, optional
+        Where to go on; by default a fresh start.
+
+    Yields
+    ------
+    MetaState
+
+    Examples
+    --------
+    >>> from tasklore.learners.gradient import MAML
+    >>> from tasklore.tasks.synthetic import SinusoidSource
+    >>> for state in fit(MAML(), SinusoidSource(), TrainSettings(steps=3, n_tasks=4)):
+    ...     pass
+    >>> state.step, len(state.losses)
+    (3, 3)
+    """
+    learner.check_spec(source.spec)
+    if state is None:
+        state = init(learner, learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
+    if state.threads != torch.get_num_threads():
+        torch.set_num_threads(state.threads)
+    while state.step < (state.round + 1) * settings.steps:
+        episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
+        if state.tasks_at_once == 0:
+            state = dataclasses.replace(state, tasks_at_once=_choose(learner, state, source.spec, episodes, keys, settings))
+        state = step(learner, state, source.spec, episodes, keys, settings)
+        yield state
+
+
+def _choose(
+    learner: Learner, state: MetaState, spec: TaskSpec, episodes: Episode, keys: Tensor, settings: TrainSettings
+) -> int:
+    """Return how many tasks to run at once; with ``execution="auto"``, the faster of all and one on this very step."""
+    if settings.execution == "loop" or settings.n_tasks == 1 or not learner.tags.vectorises:
+        return 1
+    if settings.execution == "vectorised":
+        return settings.n_tasks
+
+    def seconds(tasks_at_once: int) -> float:
+        trial = dataclasses.replace(state, tasks_at_once=tasks_at_once)
+        step(learner, trial, spec, episodes, keys, settings)  # the first run pays for warming up
+        started = time.perf_counter()
+        step(learner, trial, spec, episodes, keys, settings)
+        return time.perf_counter() - started
+
+    return min((settings.n_tasks, 1), key=seconds)
+
+
+def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batch_size: int = 64) -> Params:
+    """Train the learner's backbone plainly on the past tasks as one pool, and return params that start from there.
+
+    Classes differ from task to task, so for classification the output layer is trained for all classes of the pool and
+    then replaced by one of zeros.
+
+    Parameters
+    ----------
+    learner : Learner
+        Must have a backbone.
+    source : TaskSource
+    settings : TrainSettings
+        Of which ``pretrain_steps``, ``seed`` are used.
+    batch_size : int
+
+    Raises
+    ------
+    InvalidSetting
+        The learner has no backbone.
+    InvalidData
+        The tasks have no classes in common.
+    """
+    net = learner.backbone
+    if net is None:
+        raise InvalidSetting(f"{type(learner).__name__} has no network to pre-train; use initial = 'random'")
+    spec, optimizer = source.pool_spec, Adam(1e-3)
+    weights = net.init(spec.input_shape, spec.n_outputs, Generator().manual_seed(settings.seed))
+    moments = optimizer.init(weights)
+    for index in range(settings.pretrain_steps):
+        batch = source.pool(task_rng(settings.seed, "pretrain", index, 0), batch_size)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
+        loss = learner.loss(net.apply(leaves, batch.inputs)[0], batch)
+        if not bool(torch.isfinite(loss)):
+            raise NumericalFailure(f"the loss became {float(loss)} at step {index} of pre-training; scale the inputs")
+        slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        weights, moments = optimizer.update(weights, dict(zip(leaves, slopes, strict=True)), moments)
+    start = learner.init(source.spec, Generator().manual_seed(settings.seed))
+    head = _output_layer(net, spec) if spec.kind == "classification" else set[str]()
+    return {
+        name: torch.zeros_like(tensor) if name in head else weights.get(name, tensor).detach()
+        for name, tensor in start.items()
+    }
+
+
+def _output_layer(net: Net, spec: TaskSpec) -> set[str]:
+    """Name the tensors whose shape depends on the number of outputs."""
+    small, large = (net.init(spec.input_shape, n, Generator().manual_seed(0)) for n in (2, 3))
+    return {name for name in small if small[name].shape != large[name].shape}
+
+
+@dataclass(frozen=True)
+class GradientTrainer:
+    """The loop's verbs for learners that are meta-trained by gradients.
+
+    Parameters
+    ----------
+    learner : Learner
+    settings : TrainSettings
+    spec : TaskSpec
+        Of the past tasks.
+    """
+
+    learner: Learner
+    settings: TrainSettings
+    spec: TaskSpec
+
+    def initialise(self, past: TaskSource, prior: "Prior | None") -> MetaState:
+        """Return a state with params from a prior, from plain training on the pool, or fresh."""
+        self.learner.check_spec(self.spec)
+        if prior is not None:
+            return init(self.learner, prior.params, self.settings, started_from="prior")
+        if self.settings.initial == "pretrained":
+            return init(self.learner, pretrain(self.learner, past, self.settings), self.settings, "pretrained")
+        generator = Generator().manual_seed(self.settings.seed)
+        return init(self.learner, self.learner.init(self.spec, generator), self.settings)
+
+    def learn(self, state: MetaState, past: TaskSource) -> Iterator[MetaState]:
+        """Meta-train for the rest of a round, see :func:`fit`."""
+        return fit(self.learner, past, self.settings, state)
+
+    def unseen(self, new: TaskSource) -> Iterator[tuple[tuple[Batch, Tensor, TaskSpec], Batch]]:
+        """Draw the validation tasks, the same after every round: what to adapt to, and what to judge on."""
+        n_drawn = 0
+        while n_drawn < self.settings.n_validation:
+            n_tasks = min(TASKS_PER_DRAW, self.settings.n_validation - n_drawn)
+            episodes, keys = new.episodes(self.settings.seed, "validation", n_drawn // TASKS_PER_DRAW, n_tasks)
+            yield (episodes.support, keys, self.learner.spec_for(self.spec, new.spec)), episodes.query
+            n_drawn += n_tasks
+
+    def apply(self, state: MetaState, support: tuple[Batch, Tensor, TaskSpec]) -> AdaptedTasks:
+        """Adapt to a stack of new tasks."""
+        batch, keys, spec = support
+        return adapt_tasks(self.learner, state.params, batch, Context(spec, keys, state.step), state.tasks_at_once)
+
+    def score(self, state: MetaState, fitted: AdaptedTasks, query: Batch) -> list[float]:
+        """Return the accuracy, or the squared error, of each task of the stack."""
+        return task_scores(predict_tasks(self.learner, fitted, query.inputs, state.tasks_at_once), query)
+
+    def adjust(self, state: MetaState, scores: list[float]) -> MetaState:
+        """Keep the params if they are the best so far, and lower the learning rate when they have stopped improving."""
+        score = Score.of(metric_of(self.spec), scores)
+        improved = score.beats(state.best_score)
+        stale = 0 if improved else state.stale + 1
+        decays = stale >= self.settings.patience
+        return dataclasses.replace(
+            state,
+            best=state.params if improved else state.best,
+            stale=0 if decays else stale,
+            rate=state.rate * (self.settings.decay if decays else 1.0),
+            history=(*state.history, score),
+            losses=(),
+            loss=math.fsum(state.losses) / len(state.losses) if state.losses else state.loss,
+        )
+
+    def prior(self, state: MetaState, provenance: dict[str, Any]) -> Prior:
+        """Return the best params so far, ready to be applied."""
+        return Prior(self.learner, state.best, self.spec, provenance)

@@ -1,0 +1,308 @@
+"""A run's folder, and its place in the experience store: what makes a run resumable and its lore lasting.
+
+::
+
+    FOLDER/run.json                 which run this is, and its settings
+    FOLDER/checkpoint.safetensors   where it stands
+    ARTIFACTS/RUN_ID/prior-ROUND.safetensors   each prior that was the best when it was found
+
+Everything is written so that a kill at any moment leaves the old or the new, never a half: artifacts before the records
+that name them, records before the checkpoint that is past them. Records are named by content, so work repeated after a
+resume adds nothing twice.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from .canonical import digest, dumps, loads, plain
+from .config import to_settings
+from .errors import DamagedArtifact, InvalidData, InvalidSetting, StoreError
+from .evaluate import Evaluation
+from .experience.records import EvaluationRecord, EventRecord, ModelRecord, RoundRecord, RunRecord, TaskRecord
+from .experience.store import ExperienceStore
+from .registry import learners
+from .tasks.source import TaskSource
+from .train import GradientTrainer, MetaState, Prior
+
+__all__ = ["Workspace", "hardware", "task_record", "versions"]
+
+SCHEMA = 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("tasklore", "torch", "numpy", "scikit-learn")
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Return what a time depends on."""
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": "cpu"}
+
+
+def task_record(source: TaskSource, name: str) -> TaskRecord:
+    """Return the record of a source of tasks, with what makes it like or unlike others."""
+    flat = {
+        key: value
+        for key, value in source.describe().items()
+        if isinstance(value, int | float | str | bool) and not key.endswith("sha256")
+    }
+    descriptor = flat | {"input_size": torch.Size(source.spec.input_shape).numel(), "input_axes": len(source.spec.input_shape)}
+    return TaskRecord(fingerprint=source.fingerprint, kind=source.spec.kind, name=name, descriptor=descriptor)
+
+
+@dataclass
+class Workspace:
+    """The memory of one run of gradient meta-training, as :func:`tasklore.loop.run` needs it.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if missing. If it holds a run with the same settings, that run is resumed.
+    store : ExperienceStore
+    artifacts : Path
+        Where priors are kept; the store's model records are relative to it.
+    trainer : GradientTrainer
+    past, new : TaskSource
+        To name them in the store.
+    name : str
+        What people call the tasks.
+    config : mapping
+        The resolved settings of the run, JSON values.
+    run_id : str, optional
+        A fresh UUID by default.
+    every : float
+        Seconds between checkpoints within a round.
+
+    Raises
+    ------
+    InvalidSetting
+        The folder holds a run with other settings.
+    """
+
+    folder: Path
+    store: ExperienceStore
+    artifacts: Path
+    trainer: GradientTrainer
+    past: TaskSource
+    new: TaskSource
+    name: str
+    config: Mapping[str, Any]
+    run_id: str | None = None
+    every: float = 30.0
+
+    def __post_init__(self) -> None:
+        self._saved_at = time.monotonic()
+        self.id = self.run_id or str(uuid.uuid4())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker = self.folder / "run.json"
+        config = plain(self.config, "config")
+        if marker.exists():
+            known = self._read_marker(marker)
+            if known["config"] != config:
+                raise InvalidSetting(
+                    f"{self.folder} holds a run with other settings ({_difference(known['config'], config)}); "
+                    "choose another folder, or delete this one to start anew"
+                )
+            self.id, self.prior_id = known["run_id"], known["prior"]
+        else:
+            remembered = self._find_prior() if self.trainer.settings.initial == "prior" else None
+            self.prior_id = None if remembered is None else remembered.id
+            _write_json(marker, {"schema": SCHEMA, "run_id": self.id, "prior": self.prior_id, "config": config})
+        self.store.add_all(
+            [
+                task_record(self.past, f"{self.name}, past"),
+                task_record(self.new, f"{self.name}, validation"),
+                RunRecord(
+                    run_id=self.id,
+                    config=self.config,
+                    seed=self.trainer.settings.seed,
+                    prior=self.prior_id,
+                    versions=versions(),
+                    hardware=hardware(),
+                ),
+            ]
+        )
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the state lies."""
+        return self.folder / "checkpoint.safetensors"
+
+    def collect(self, past: TaskSource) -> TaskSource:
+        """Return the past tasks; :attr:`store` knows them since the run began."""
+        return past
+
+    def prior(self) -> Prior | None:
+        """Return the remembered prior that this run starts from, if it starts from one."""
+        if self.prior_id is None:
+            return None
+        record = cast("ModelRecord", self.store.get(self.prior_id))
+        return Prior.load(self.artifacts / record.path, record.checksum)
+
+    def resume(self) -> tuple[MetaState, float] | None:
+        """Return the state at the last checkpoint and the seconds it had taken."""
+        if not self.checkpoint_path.exists():
+            return None
+        state, note = MetaState.load(self.checkpoint_path)
+        if note.get("run_id") != self.id:
+            raise DamagedArtifact(f"{self.checkpoint_path} belongs to another run; delete it to start this one anew")
+        return state, float(note["seconds"])
+
+    def checkpoint(self, state: MetaState, seconds: float, due: bool) -> None:
+        """Save the state if ``due``, or if the last save is :attr:`every` seconds old."""
+        if due or time.monotonic() - self._saved_at >= self.every:
+            state.save(self.checkpoint_path, {"run_id": self.id, "seconds": seconds})
+            self._saved_at = time.monotonic()
+
+    def remember(self, state: MetaState, scores: list[float], decision: str, seconds: float) -> None:
+        """Record a finished round, its scores, and the prior if it is the best yet."""
+        score, index = state.history[-1], state.round - 1
+        evaluation = EvaluationRecord(
+            run_id=self.id,
+            split="validation",
+            method=learners.name_of(type(self.trainer.learner)),
+            metric=score.metric,
+            task=self.new.fingerprint,
+            scores=scores,
+            mean=score.mean,
+            interval=score.interval,
+            round=index,
+            seconds=seconds,
+        )
+        metrics = {"validation": score.mean, "loss": state.loss, "step": state.step, "rate": state.rate}
+        turn = RoundRecord(run_id=self.id, index=index, metrics=metrics, decision=decision, seconds=seconds)
+        improved = [self._keep_prior(state)] if state.best is state.params else []
+        self.store.add_all([evaluation, *improved, turn])
+
+    def record(self, evaluation: Evaluation, source: TaskSource, settings: Mapping[str, Any], name: str) -> None:
+        """Record the test score of one method."""
+        score = evaluation.score
+        self.store.add_all(
+            [
+                task_record(source, name),
+                EvaluationRecord(
+                    run_id=self.id,
+                    split="test",
+                    method=evaluation.method,
+                    metric=evaluation.metric,
+                    task=source.fingerprint,
+                    scores=evaluation.scores,
+                    mean=score.mean,
+                    interval=score.interval,
+                    settings=settings,
+                    seconds=evaluation.seconds,
+                ),
+            ]
+        )
+
+    def finish(self, reason: str) -> None:
+        """Record that the run has ended, and why."""
+        self.store.add(EventRecord(subject=self.id, what="finished", detail={"reason": reason}))
+
+    def best_prior(self, state: MetaState) -> Prior:
+        """Return the best prior of this run."""
+        return self.trainer.prior(state, self._provenance(state))
+
+    def _keep_prior(self, state: MetaState) -> ModelRecord:
+        name = learners.name_of(type(self.trainer.learner))
+        path = f"{self.id}/prior-{state.round - 1:04d}.safetensors"
+        checksum = self.best_prior(state).save(self.artifacts / path)
+        score = state.history[-1]
+        return ModelRecord(
+            path=path,
+            checksum=checksum,
+            kind="prior",
+            learner=name,
+            run_id=self.id,
+            task=self.past.fingerprint,
+            metrics={"metric": score.metric, "validation": score.mean, "fits": self._fit_key(), "step": state.step},
+        )
+
+    def _provenance(self, state: MetaState) -> dict[str, Any]:
+        score = state.best_score
+        return {
+            "run_id": self.id,
+            "tasks": self.name,
+            "tasks_fingerprint": self.past.fingerprint,
+            "seed": self.trainer.settings.seed,
+            "validation": None if score is None else {"metric": score.metric, "mean": score.mean, "n_tasks": score.n_tasks},
+        }
+
+    def _fit_key(self) -> str:
+        """Name what a prior must agree in: how the net is built and the shape of the tasks."""
+        net = self.trainer.learner.backbone
+        settings = {
+            "learner": learners.name_of(type(self.trainer.learner)),
+            "net": None if net is None else to_settings(net),
+            "spec": self.trainer.spec.to_dict(),
+        }
+        return digest(dumps(plain(settings)))
+
+    def _find_prior(self) -> ModelRecord | None:
+        """Return the best remembered prior from these very tasks, else from the most similar ones, whose file is intact."""
+        name = learners.name_of(type(self.trainer.learner))
+        found = [
+            record
+            for record in self.store.find(ModelRecord, {"kind": "prior", "learner": name})
+            if record.metrics.get("fits") == self._fit_key()
+        ]
+        nearness = {self.past.fingerprint: 0.0}
+        if found:
+            for neighbour in self.store.nearest(task_record(self.past, self.name), k=1000):
+                nearness.setdefault(neighbour.task.fingerprint, neighbour.distance)
+        sign = -1.0 if self.trainer.spec.kind == "classification" else 1.0
+
+        def rank(record: ModelRecord) -> tuple[float, float]:
+            return nearness.get(str(record.task), float("inf")), sign * float(record.metrics["validation"])
+
+        for record in sorted(found, key=rank):
+            try:
+                Prior.load(self.artifacts / record.path, record.checksum)
+            except DamagedArtifact:
+                self.store.add(EventRecord(subject=record.id, what="unusable", detail={"path": record.path}))
+                continue
+            return record
+        return None
+
+    @staticmethod
+    def _read_marker(path: Path) -> dict[str, Any]:
+        try:
+            known = loads(path.read_bytes(), str(path))
+            if not isinstance(known, dict) or known.get("schema") != SCHEMA or not isinstance(known.get("run_id"), str):
+                raise InvalidData(f"{path} does not describe a run of this version")
+        except (InvalidData, OSError) as error:
+            raise DamagedArtifact(f"{error}; choose another folder, or delete this one to start anew") from error
+        return cast("dict[str, Any]", known)
+
+
+def _difference(old: Any, new: Any, where: str = "") -> str:
+    """Name the first setting in which two configurations differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    return f"{where} was {old!r}, is {new!r}"
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            json.dump(value, file, indent=2, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
