@@ -1,0 +1,57 @@
+"""Past tasks in, a fast learner out.
+
+A learner turns the support examples of one task into a predictor; a meta-trainer improves the learner from
+many past tasks; the loop repeats it until the target is met; the experience store remembers, so that the next
+run starts there. Names are loaded when first asked for, so that importing the package costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import TaskloreError
+    from .experience import ExperienceStore, open_store
+    from .learners.base import Learner
+    from .tasks.source import Task, TaskSource
+    from .types import Batch, Context, Episode, Inputs, TaskSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Context",
+    "Episode",
+    "ExperienceStore",
+    "Inputs",
+    "Learner",
+    "Task",
+    "TaskSource",
+    "TaskSpec",
+    "TaskloreError",
+    "__version__",
+    "open_store",
+]
+
+_HOMES = {
+    "Batch": "types",
+    "Context": "types",
+    "Episode": "types",
+    "ExperienceStore": "experience",
+    "Inputs": "types",
+    "Learner": "learners.base",
+    "Task": "tasks.source",
+    "TaskSource": "tasks.source",
+    "TaskSpec": "types",
+    "TaskloreError": "errors",
+    "open_store": "experience",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
