@@ -438,5 +438,5 @@ def _after_fork() -> None:
         store._lock.release()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+if os.name != "nt":  # Windows does not fork
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
