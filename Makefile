@@ -51,6 +51,7 @@ $(BIN)/python:
 
 # One stamp for each extra; torch first, alone and at its pinned version, so that a build already at hand is taken.
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV); the first time takes a few minutes"
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(shell grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$*]'
 	@touch $@

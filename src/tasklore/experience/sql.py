@@ -52,13 +52,14 @@ _SQLITE_ADVICE = {
     14: "the file cannot be opened: check the path and its permissions",
     26: "it is no SQLite database: give another path",
 }
-_COLUMN_TYPES: dict[Any, Any] = {
+_COLUMN_TYPES: dict[Any, type[sa.types.TypeEngine[Any]]] = {  # all other fields are stored as JSON text
     str: sa.Text,
     str | None: sa.Text,
     int: sa.BigInteger,
     int | None: sa.BigInteger,
+    float: sa.Double,
+    float | None: sa.Double,
 }
-_COLUMN_TYPES |= {float: sa.Double, float | None: sa.Double}  # all other fields are stored as JSON text
 
 
 def _table(record_type: type[Record], metadata: sa.MetaData) -> sa.Table:
@@ -81,6 +82,10 @@ _JSON_FIELDS = {
 }
 
 
+_open_stores: "weakref.WeakSet[SqlStore]" = weakref.WeakSet()
+_put_down: "list[SqlStore]" = []  # during a fork
+
+
 class SqlStore(ExperienceStore):
     """The contract on SQLAlchemy Core; addresses and errors: :func:`~tasklore.experience.store.open_store`.
 
@@ -100,6 +105,21 @@ class SqlStore(ExperienceStore):
         weakref.finalize(self, self._engine.dispose)
         _open_stores.add(self)
         self._open()
+
+    @staticmethod
+    def put_all_down() -> None:
+        """Before a fork: wait for operations under way, and leave no connection to be inherited."""
+        _put_down[:] = _open_stores
+        for store in _put_down:
+            store._lock.acquire()
+            store._engine.dispose()
+
+    @staticmethod
+    def take_all_up() -> None:
+        """After a fork, on either side: let operations go on."""
+        for store in _put_down:
+            store._lock.release()
+        _put_down.clear()
 
     def _open(self) -> None:
         version = self._run(
@@ -424,19 +444,9 @@ def _chunks(topics: Iterable[str]) -> Iterable[list[str]]:
     return (ordered[start : start + _CHUNK] for start in range(0, len(ordered), _CHUNK))
 
 
-_open_stores: "weakref.WeakSet[SqlStore]" = weakref.WeakSet()
-
-
-def _before_fork() -> None:
-    for store in list(_open_stores):
-        store._lock.acquire()  # after other threads' operations
-        store._engine.dispose()
-
-
-def _after_fork() -> None:
-    for store in list(_open_stores):
-        store._lock.release()
-
-
-if os.name != "nt":  # Windows does not fork
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(
+        before=SqlStore.put_all_down,
+        after_in_parent=SqlStore.take_all_up,
+        after_in_child=SqlStore.take_all_up,
+    )
