@@ -263,9 +263,7 @@ class SqlStore(ExperienceStore):
                 **{name: _read_column(record_type, name, row[name]) for name in _names(record_type)}
             )
         except InvalidData as error:
-            raise StoreError(
-                f"{where} was altered from outside: {error}; erase the row, or restore a copy"
-            ) from error
+            raise StoreError(f"{where} was altered from outside: {error}; restore a copy") from error
         if (record.id, record.seal) != (row["id"], row["seal"]):
             raise StoreError(
                 f"{where} was altered from outside: it does not match its checksum; restore a copy"
@@ -444,7 +442,7 @@ def _chunks(topics: Iterable[str]) -> Iterable[list[str]]:
     return (ordered[start : start + _CHUNK] for start in range(0, len(ordered), _CHUNK))
 
 
-if hasattr(os, "register_at_fork"):  # Windows does not fork
+if os.name != "nt":  # Windows does not fork
     os.register_at_fork(
         before=SqlStore.put_all_down,
         after_in_parent=SqlStore.take_all_up,
