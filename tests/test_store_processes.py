@@ -80,7 +80,7 @@ def test_eight_processes_lose_nothing_and_see_no_error(address: str) -> None:
 
 
 def test_killed_writers_leave_whole_batches(address: str, tmp_path: Path) -> None:
-    """Two writers at a time, killed at random moments: what was acknowledged is there, and no batch is there in part."""
+    """Two writers at a time are killed: what was acknowledged is there, and no batch is there in part."""
     rng = random.Random(7)
     acknowledged: set[str] = set()
     for attempt in range(4):
@@ -93,21 +93,24 @@ def test_killed_writers_leave_whole_batches(address: str, tmp_path: Path) -> Non
             writer.send_signal(signal.SIGKILL)
         for writer in writers:
             output, errors = writer.communicate()
-            assert errors == "" and writer.returncode == -signal.SIGKILL
+            assert errors == ""
+            assert writer.returncode == -signal.SIGKILL
             acknowledged.update(output.split("\n")[:-1])
     with open_store(address, patience=20) as store:
         assert store.verify() == []
         runs = {record.run_id for record in store.find(RunRecord)}
-        assert acknowledged <= runs and len(acknowledged) >= 8
+        assert acknowledged <= runs
+        assert len(acknowledged) >= 8
         rounds = [record.run_id for record in store.find(RoundRecord)]
-        assert all(rounds.count(run_id) == 20 for run_id in runs) and set(rounds) == runs
+        assert all(rounds.count(run_id) == 20 for run_id in runs)
+        assert set(rounds) == runs
         assert {record.subject for record in store.find(EventRecord)} == runs
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_store_survives_a_fork(address: str) -> None:
-    """Parent and children go on with the store that was open when they parted, while another thread is using it."""
+    """Parent and children go on with the same open store, while another thread is using it."""
     with open_store(address) as store:
         store.add_all(everything())
         done = threading.Event()

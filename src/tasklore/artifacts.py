@@ -193,9 +193,7 @@ def _dense(name: str, value: object) -> "Tensor":
 def _read_regular_file(path: Path) -> bytes:
     try:
         mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode):
-            raise DamagedArtifact(f"{path} is {_what(mode)}, not a regular file; give the file itself")
-        return path.read_bytes()
+        content = path.read_bytes() if stat.S_ISREG(mode) else None
     except FileNotFoundError:
         raise DamagedArtifact(f"{path} does not exist; check the path, or train again") from None
     except NotADirectoryError:
@@ -204,6 +202,9 @@ def _read_regular_file(path: Path) -> bytes:
         raise DamagedArtifact(f"{path} may not be read by this user; change its permissions") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DamagedArtifact(f"{str(path)!r} cannot be read: {error}") from error
+    if content is None:
+        raise DamagedArtifact(f"{path} is {_what(mode)}, not a regular file; give the file itself")
+    return content
 
 
 def _what(mode: int) -> str:

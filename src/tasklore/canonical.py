@@ -63,11 +63,12 @@ def _plain(value: object, where: str, depth: int) -> Json:
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value)
         return {_key(key, where): _plain(item, f"{where}.{key}", depth + 1) for key, item in items.items()}
+    kind = type(value).__name__
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         entries = cast("Sequence[object]", value)
         return [_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(entries)]
     raise InvalidData(
-        f"{where} is a {type(value).__name__}; only mappings, sequences, text, numbers, truth values "
+        f"{where} is a {kind}; only mappings, sequences, text, numbers, truth values "
         "and None can be stored (arrays and tensors as their .tolist())"
     )
 

@@ -93,7 +93,7 @@ def installed_version(connection: Connection) -> int:
             )
         if len(numbers) > LATEST:
             raise StoreError(
-                f"it is at migration {len(numbers)}, this version of Tasklore knows {LATEST}: upgrade Tasklore"
+                f"it is at migration {len(numbers)}, and this Tasklore knows {LATEST}: upgrade Tasklore"
             )
         return len(numbers)
     ours = sorted(name for name in names if name.startswith(TABLE_PREFIX))

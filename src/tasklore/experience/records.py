@@ -151,7 +151,7 @@ class TaskRecord(Record):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in self.descriptor.items():
-            if isinstance(value, dict | list):
+            if not isinstance(value, str | int | float | None):  # bool is an int
                 raise InvalidData(
                     f"TaskRecord.descriptor.{name} is a {type(value).__name__}; a descriptor is flat: "
                     "numbers, short texts, truth values or None"

@@ -13,8 +13,8 @@ The fixture yields a fresh, empty, open store. Needs pytest, as only tests impor
 
 import dataclasses
 import random
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,7 +49,7 @@ HOSTILE_TEXTS = (
 
 
 def everything(run_id: str = "run-1", fingerprint: str = "f" * 64) -> list[Record]:
-    """Return one record of each kind; together they belong to one run on one task. Equal calls give equal records."""
+    """Return one record of each kind, all of one run on one task; equal calls give equal records."""
     records: list[Record] = [
         TaskRecord(
             fingerprint=fingerprint,
@@ -152,7 +152,7 @@ class StoreContract:
         assert store.add_all([]) == []
 
     def test_records_are_found_by_their_fields(self, store: ExperienceStore) -> None:
-        """Text, integers, floats, mappings, pairs and absence all serve as conditions; together they mean *and*."""
+        """Text, numbers, mappings, pairs and absence all serve as conditions; together they mean *and*."""
         store.add_all(everything("run-1"))
         store.add_all(everything("run-2"))
         last = EvaluationRecord(
@@ -231,7 +231,8 @@ class StoreContract:
         erased = store.erase(run.id, "asked for")
         assert ids(erased) == ids([run, *rest])
         (tombstone,) = store.find(EventRecord, {"what": ERASED})
-        assert tombstone.subject == "run-1" and tombstone.detail["reason"] == "asked for"
+        assert tombstone.subject == "run-1"
+        assert tombstone.detail["reason"] == "asked for"
         store.add_all([run, *rest, RoundRecord(run_id="run-1", index=77, metrics={})])
         assert store.find(RunRecord) == [other[1]]
         assert [record.run_id for record in store.find(RoundRecord)] == ["run-2"]
@@ -249,7 +250,8 @@ class StoreContract:
         with pytest.raises(StoreError, match="a slip"):
             store.get(turn.id)
         assert ids(store.erase(task.id, "private")) == ids([task, evaluation, model])
-        assert store.find(RunRecord) == [run] and event in store.find(EventRecord)
+        assert store.find(RunRecord) == [run]
+        assert event in store.find(EventRecord)
         with pytest.raises(StoreError, match="tombstone"):
             store.erase(store.find(EventRecord, {"what": ERASED})[0].id, "undo")
         with pytest.raises(StoreError):
@@ -320,27 +322,21 @@ class StoreContract:
         stray = RoundRecord(run_id="run-9", index=0, metrics={})
         store.add_all([stray, RunRecord(run_id="run-1", config={}, seed=0, prior="1" * 64)])
         faults = "\n".join(store.verify())
-        assert stray.id[:12] in faults and "run-9" in faults
-        assert "contradict" in faults and "1" * 64 in faults
+        assert stray.id[:12] in faults
+        assert "run-9" in faults
+        assert "contradict" in faults
+        assert "1" * 64 in faults
 
     def test_threads_share_a_store(self, store: ExperienceStore) -> None:
         """Eight threads add at once; nothing is lost, and nobody sees an error."""
-        errors: list[BaseException] = []
 
         def work(number: int) -> None:
-            try:
-                for index in range(25):
-                    store.add(RoundRecord(run_id=f"run-{number}", index=index, metrics={}))
-                    store.find(RoundRecord, {"run_id": f"run-{number}"}, limit=1)
-            except BaseException as error:
-                errors.append(error)
+            for index in range(25):
+                store.add(RoundRecord(run_id=f"run-{number}", index=index, metrics={}))
+                store.find(RoundRecord, {"run_id": f"run-{number}"}, limit=1)
 
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors == []
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))  # raises what a thread raised
         assert len(store.find(RoundRecord)) == 200
 
     def test_a_closed_store_says_so(self, store: ExperienceStore) -> None:
