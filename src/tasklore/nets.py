@@ -21,6 +21,7 @@ from .types import Inputs, Params
 __all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net"]
 
 EPS = 1e-5
+SMALL_PATCH = 32  # values under a 3×3 window up to which their covariance is cheap
 
 
 class Net(abc.ABC):
@@ -154,15 +155,30 @@ class Conv4(Net):
 
     def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
         x, used = inputs.x, dict[str, Tensor]()
+        share = inputs.mask / inputs.mask.sum()  # (n,): what each image weighs in a mean; nothing for padding
         for i in range(self.blocks):
             smaller = self._halved(tuple(x.shape[-2:])) != tuple(x.shape[-2:])
             stride = 2 if smaller and self.halving == "stride" else 1
-            x = F.conv2d(x, params[f"block{i}.weight"], stride=stride, padding=1)  # no bias: the normalisation removes it
-            x, mean, variance = _normalise(x, inputs.mask, params, f"block{i}", statistics)
-            used[f"block{i}.mean"], used[f"block{i}.variance"] = mean, variance
+            # Turned to positive scales, normalisation never reverses an order, so that pooling may come before it:
+            # the same values for a quarter of the work.
+            scale = params[f"block{i}.scale"]
+            sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)
+            weight = params[f"block{i}.weight"] * sign.view(-1, 1, 1, 1)
+            if statistics is not None:
+                mean, variance = statistics[f"block{i}.mean"] * sign, statistics[f"block{i}.variance"]
+                x = F.conv2d(x, weight, stride=stride, padding=1)  # no bias: the normalisation removes it
+            elif weight[0].numel() <= SMALL_PATCH:
+                mean, variance = _moments_of_patches(x, share, weight, stride)
+                x = F.conv2d(x, weight, stride=stride, padding=1)
+            else:
+                x = F.conv2d(x, weight, stride=stride, padding=1)
+                mean, variance = _moments(x, share)
+            used[f"block{i}.mean"], used[f"block{i}.variance"] = mean * sign, variance
             if smaller and self.halving == "pool":
-                x = F.max_pool2d(x, 2)  # before the ReLU: the same values for a quarter of its work
-            x = x.relu()
+                x = F.max_pool2d(x, 2)
+            factor = scale.abs() * torch.rsqrt(variance + EPS)
+            offset = params[f"block{i}.shift"] - mean * factor
+            x = torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1)).relu()
         return _head(x.flatten(1), params), used
 
     def _halved(self, size: tuple[int, ...]) -> tuple[int, ...]:
@@ -226,21 +242,23 @@ def _head(features: Tensor, params: Params) -> Tensor:
     return F.linear(features, params["head.weight"], params["head.bias"])
 
 
-def _normalise(
-    x: Tensor, mask: Tensor, params: Params, name: str, statistics: Params | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch-normalise (n, c, h, w); padding enters neither mean nor variance.
+def _moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel of (n, c, h, w), images weighted by ``share``."""
+    mean = torch.mv(x.mean((2, 3)).T, share)  # (c,)
+    centred = x - mean.view(-1, 1, 1)
+    return mean, torch.mv((centred * centred).mean((2, 3)).T, share)
 
-    The moments of each image are taken first and then combined by the law of total variance: as exact as two passes over
-    the data, at the price of one.
+
+def _moments_of_patches(x: Tensor, share: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Return the moments that the convolution of ``x`` with ``weight`` will have, without looking at its result.
+
+    A convolution is linear in its patches, so its mean is ``w·m`` and its variance ``wᵀ C w``, with ``m`` and ``C`` the mean and
+    the covariance of the patches. On a first layer of few channels these are tiny, and the same for all weights.
     """
-    if statistics is None:
-        share = (mask / mask.sum()).unsqueeze(1)  # (n, 1)
-        variances, means = torch.var_mean(x, dim=(2, 3), correction=0)  # (n, c) each
-        mean = (share * means).sum(0)  # (c,)
-        variance = (share * (variances + (means - mean) ** 2)).sum(0)  # (c,)
-    else:
-        mean, variance = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
-    factor = params[f"{name}.scale"] * torch.rsqrt(variance + EPS)
-    offset = params[f"{name}.shift"] - mean * factor
-    return torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1)), mean, variance
+    patches = F.unfold(x, 3, padding=1, stride=stride)  # (n, d, positions)
+    mean = torch.mv(patches.mean(2).T, share)  # (d,)
+    centred = patches - mean.unsqueeze(1)
+    each = torch.bmm(centred, centred.transpose(1, 2)) / patches.shape[2]  # (n, d, d)
+    covariance = torch.tensordot(share, each, 1)  # (d, d)
+    rows = weight.flatten(1)  # (c, d)
+    return rows @ mean, ((rows @ covariance) * rows).sum(1)
