@@ -107,7 +107,9 @@ def meta_step(library: str, name: str) -> MetaStep:
             rules[index](learner, params, episodes, context)
             return time.perf_counter() - started
 
-        rule = rules[min(range(len(rules)), key=seconds)]  # what execution="auto" does at the first step of a run
+        rule = rules[
+            min(range(len(rules)), key=seconds)
+        ]  # what execution="auto" does at the first step of a run
 
         def ours() -> Params:
             found = rule(learner, params, episodes, context)
@@ -170,7 +172,9 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
     if library == "tasklore":
         with FlopCounterMode(display=False) as counter:
             learner, spec, params, episodes = problem(name)
-            rule_for(learner, 1)(learner, params, episodes, Context(spec, torch.arange(N_TASKS), training=True))
+            rule_for(learner, 1)(
+                learner, params, episodes, Context(spec, torch.arange(N_TASKS), training=True)
+            )
         flops = counter.get_total_flops()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": statistics.median(times), "memory": (peak - base) / 1024, "flops": flops}))
@@ -192,7 +196,9 @@ def convolution_rate(threads: int) -> float:
 
 def main() -> None:
     """Compare all libraries on all problems."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -215,12 +221,23 @@ def main() -> None:
                     out = Path(folder) / f"{library}.npz"
                     command = [sys.executable, __file__, "--threads", str(arguments.threads)]
                     done = subprocess.run(
-                        [*command, "--child", library, name, str(out)], check=True, capture_output=True, text=True
+                        [*command, "--child", library, name, str(out)],
+                        check=True,
+                        capture_output=True,
+                        text=True,
                     )
                     results[library].append(json.loads(done.stdout.splitlines()[-1]))
             gradients = {library: dict(np.load(Path(folder) / f"{library}.npz")) for library in LIBRARIES}
         table = Table(title=title, title_justify="left")
-        for column in ("library", "ms a meta-step", "times as long", "GFLOP/s", "of the rate", "extra memory", "difference"):
+        for column in (
+            "library",
+            "ms a meta-step",
+            "times as long",
+            "GFLOP/s",
+            "of the rate",
+            "extra memory",
+            "difference",
+        ):
             table.add_column(column, justify="left" if column == "library" else "right")
         ours = statistics.median(result["seconds"] for result in results["tasklore"])
         flops = results["tasklore"][0]["flops"]
@@ -233,7 +250,9 @@ def main() -> None:
                 for key in gradients["higher"]
             )
             if off > 1e-4 * (100 if name == "conv4" else 1):
-                raise SystemExit(f"{library} computes another meta-gradient on {title}: relative difference {off:.1e}")
+                raise SystemExit(
+                    f"{library} computes another meta-gradient on {title}: relative difference {off:.1e}"
+                )
             achieved = flops / seconds
             table.add_row(
                 library,

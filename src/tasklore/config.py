@@ -1,8 +1,8 @@
 """Settings in text form: a TOML file one level deep, whose sections are the fields of frozen dataclasses.
 
-No includes, no inheritance, no expressions. An unknown key is an error that names the nearest known one; a value of the
-wrong type says what is needed. :func:`to_settings` and :func:`from_settings` are each other's inverse, so a saved artifact or a
-stored run can rebuild the very learner it used.
+No includes, no inheritance, no expressions. An unknown key is an error that names the nearest known one; a
+value of the wrong type says what is needed. :func:`to_settings` and :func:`from_settings` are each other's
+inverse, so a saved artifact or a stored run can rebuild the very learner it used.
 """
 
 import dataclasses
@@ -54,7 +54,9 @@ def read_toml(path: str | Path, sections: tuple[str, ...]) -> dict[str, dict[str
         if name not in sections:
             raise UnknownName("section", name, sections)
         if not isinstance(section, dict):
-            raise InvalidSetting(f"{path}: {name} is a single value; write a section [{name}] with keys below it")
+            raise InvalidSetting(
+                f"{path}: {name} is a single value; write a section [{name}] with keys below it"
+            )
         for key, value in section.items():
             if isinstance(value, dict):
                 raise InvalidSetting(f"{path}: [{name}] {key} is a table; a configuration is one level deep")
@@ -88,7 +90,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     missing = [
         name
         for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in values
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and name not in values
     ]
     if missing:
         raise InvalidSetting(f"{where} lacks {', '.join(missing)}")
@@ -96,7 +100,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def from_settings(registry: Registry[Any], values: Mapping[str, Any], where: str) -> Any:
-    """Build a registered dataclass from settings that name it under ``"name"``; the inverse of :func:`to_settings`."""
+    """Build a registered dataclass from settings with its ``"name"``; the inverse of :func:`to_settings`."""
     rest = dict(values)
     name = rest.pop("name", None)
     if not isinstance(name, str):
@@ -159,6 +163,10 @@ def _in_words(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_in_words(option) for option in options)
     if origin is tuple:
-        return f"a list of {_in_words(options[0])}s" if Ellipsis in options else f"a list of {len(options)} values"
+        return (
+            f"a list of {_in_words(options[0])}s"
+            if Ellipsis in options
+            else f"a list of {len(options)} values"
+        )
     names = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "left out"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -14,8 +14,8 @@
     ├── CheckFailed            (AssertionError)  a public check found a learner, source or store at fault
     └── Interrupted            (RuntimeError)    stopped from outside after saving; says how to resume
 
-A message says what was given, what is needed, and what to do. Each leaf is also the built-in class that a caller
-would expect, so ``except ValueError`` keeps working.
+A message says what was given, what is needed, and what to do. Each leaf is also the built-in class that a
+caller would expect, so ``except ValueError`` keeps working.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""How well a learner does on tasks it has not seen: one value for each task, the same episodes for every method."""
+"""How well a learner does on unseen tasks: one value for each task, the same episodes for every method."""
 
 import time
 from collections.abc import Callable
@@ -118,5 +118,5 @@ def evaluate(
 
 
 def _is_small(params: Params) -> bool:
-    """Whether many copies of the weights still fit into cache, so that vectorising over tasks pays on a CPU."""
+    """Whether many copies of the weights fit into cache, so that vectorising over tasks pays on a CPU."""
     return all(tensor.ndim < 4 for tensor in params.values())

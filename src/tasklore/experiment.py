@@ -1,7 +1,7 @@
-"""From settings to findings: run the loop on a collection of tasks, then compare with the baselines on the test tasks.
+"""From settings to findings: run the loop, then compare with the baselines on the test tasks.
 
-This is what ``tasklore run`` does, as one call. An :class:`Experiment` is plain settings, :func:`conduct` carries it out, and
-:class:`Findings` is everything that a report shows.
+This is what ``tasklore run`` does, as one call. An :class:`Experiment` is plain settings, :func:`conduct`
+carries it out, and :class:`Findings` is everything that a report shows.
 """
 
 import dataclasses
@@ -62,9 +62,13 @@ class TestSettings:
 
     def __post_init__(self) -> None:
         if self.n_tasks < 2 or self.n_curve < 2:
-            raise InvalidSetting(f"n_tasks and n_curve must be at least 2 for an interval, got {self.n_tasks} and {self.n_curve}")
+            raise InvalidSetting(
+                f"n_tasks and n_curve must be at least 2, got {self.n_tasks} and {self.n_curve}"
+            )
         if not self.shots or min(self.shots) < 1 or min(self.inner_steps, default=0) < 0:
-            raise InvalidSetting(f"shots must be positive and steps not negative, got {self.shots} and {self.inner_steps}")
+            raise InvalidSetting(
+                f"shots must be positive and steps not negative, got {self.shots} and {self.inner_steps}"
+            )
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,9 @@ class Findings:
     seconds: float
 
 
-def baselines(learner: Learner, past: TaskSource, settings: TrainSettings) -> dict[str, tuple[Learner, Params]]:
+def baselines(
+    learner: Learner, past: TaskSource, settings: TrainSettings
+) -> dict[str, tuple[Learner, Params]]:
     """Return what every report compares with, ready to be evaluated.
 
     Parameters
@@ -179,8 +185,8 @@ def baselines(learner: Learner, past: TaskSource, settings: TrainSettings) -> di
     Returns
     -------
     dict
-        Name → (learner, params). From scratch and pre-train/fine-tune where there is a backbone with weights (the latter
-        where the tasks can be pooled), and shallow models on the raw inputs.
+        Name → (learner, params). From scratch and pre-train/fine-tune where there is a backbone with weights
+        (the latter where the tasks can be pooled), and shallow models on the raw inputs.
     """
     generator = Generator().manual_seed(settings.seed)
     spec = past.spec
@@ -190,7 +196,11 @@ def baselines(learner: Learner, past: TaskSource, settings: TrainSettings) -> di
             trained = learners.get(name)(net=net)
             params = trained.init(spec, generator) if name == "scratch" else pretrain(trained, past, settings)
             chosen[name] = (trained, params)
-    shallow = ("nearest-centroid", "logistic-regression") if spec.kind == "classification" else ("ridge-regression",)
+    shallow = (
+        ("nearest-centroid", "logistic-regression")
+        if spec.kind == "classification"
+        else ("ridge-regression",)
+    )
     for name in shallow:
         simple: Learner = learners.get(name)()
         chosen[name] = (simple, simple.init(spec, generator))
@@ -229,7 +239,15 @@ def conduct(
     name = sources.name_of(type(experiment.tasks))
     trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec)
     workspace = Workspace(
-        folder, store, artifacts, trainer, splits.train, splits.validation, name, experiment.settings(), run_id
+        folder,
+        store,
+        artifacts,
+        trainer,
+        splits.train,
+        splits.validation,
+        name,
+        experiment.settings(),
+        run_id,
     )
     outcome = run(trainer, Tasks(splits.train, splits.validation), experiment.stop, workspace, watch)
     prior = workspace.best_prior(outcome.state)

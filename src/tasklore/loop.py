@@ -1,10 +1,11 @@
 """The whole system on one page.
 
-Tasklore learns from past tasks so that the next one needs little: initialise → collect past tasks → meta-learn what they
-share → apply it to new tasks → evaluate and adjust → repeat until the target or the limit. :func:`run` is that sentence.
+Tasklore learns from past tasks so that the next one needs little: initialise → collect past tasks →
+meta-learn what they share → apply it to new tasks → evaluate and adjust → repeat until the target or the
+limit. :func:`run` is that sentence.
 
-What "learn" and "apply" mean is up to a :class:`MetaTrainer`. Gradient training of a network's start is one, building a
-portfolio of models for tables is another; the loop is the same, and knows neither.
+What "learn" and "apply" mean is up to a :class:`MetaTrainer`. Gradient training of a network's start is one,
+building a portfolio of models for tables is another; the loop is the same, and knows neither.
 """
 
 import time
@@ -36,20 +37,24 @@ Support = TypeVar("Support")
 Fitted = TypeVar("Fitted")
 Query = TypeVar("Query")
 Prior = TypeVar("Prior")
+PastIn = TypeVar("PastIn", contravariant=True)
+NewIn = TypeVar("NewIn", contravariant=True)
+PriorIn = TypeVar("PriorIn", contravariant=True)
+PriorOut = TypeVar("PriorOut", covariant=True)
 
 
-class MetaTrainer(Protocol[S, Past, New, Support, Fitted, Query, Prior]):
+class MetaTrainer(Protocol[S, PastIn, NewIn, Support, Fitted, Query, PriorIn]):
     """The verbs of one way of meta-learning. States are values: no verb changes the state it is given."""
 
-    def initialise(self, past: Past, prior: Prior | None) -> S:
+    def initialise(self, past: PastIn, prior: PriorIn | None) -> S:
         """Return the first state: from a remembered prior if there is one."""
         ...
 
-    def learn(self, state: S, past: Past) -> Iterator[S]:
+    def learn(self, state: S, past: PastIn) -> Iterator[S]:
         """Learn from past tasks until this round is over, yielding every state on the way."""
         ...
 
-    def unseen(self, new: New) -> Iterator[tuple[Support, Query]]:
+    def unseen(self, new: NewIn) -> Iterator[tuple[Support, Query]]:
         """Draw new tasks: what to learn each from, and what to judge it on."""
         ...
 
@@ -66,14 +71,14 @@ class MetaTrainer(Protocol[S, Past, New, Support, Fitted, Query, Prior]):
         ...
 
 
-class Memory(Protocol[S, Past, Prior]):
+class Memory(Protocol[S, Past, PriorOut]):
     """What outlives the process: the checkpoint of this run, and the store of all runs."""
 
     def collect(self, past: Past) -> Past:
         """Note which past tasks are learned from, and return them."""
         ...
 
-    def prior(self) -> Prior | None:
+    def prior(self) -> PriorOut | None:
         """Return the remembered prior to start from, if one is wanted and fits."""
         ...
 
@@ -151,10 +156,10 @@ class Watch:
     """Is told what happens, and ignores it; the command line shows it instead."""
 
     def stepped(self, state: Any, seconds: float) -> None:
-        """A meta-update is done."""
+        """Hear that a meta-update is done."""
 
     def judged(self, score: Score, decision: str) -> None:
-        """A round is over."""
+        """Hear that a round is over."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ def run(
             past = memory.collect(tasks.past)
 
             # 3. Meta-learn what they share.
-            for state in trainer.learn(state, past):
+            for state in trainer.learn(state, past):  # noqa: B020 - each state takes the last one's place
                 seconds = clock() - started
                 watch.stepped(state, seconds)
                 memory.checkpoint(state, seconds, due=False)

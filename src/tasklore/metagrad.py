@@ -18,7 +18,16 @@ from .errors import InvalidSetting
 from .learners.base import Learner
 from .types import Adapted, Batch, Context, Episode, Inputs, Params
 
-__all__ = ["AdaptedTasks", "Backprop", "MetaGradient", "Rule", "TowardsAdapted", "adapt_tasks", "predict_tasks", "rule_for"]
+__all__ = [
+    "AdaptedTasks",
+    "Backprop",
+    "MetaGradient",
+    "Rule",
+    "TowardsAdapted",
+    "adapt_tasks",
+    "predict_tasks",
+    "rule_for",
+]
 
 Tree = TypeVar("Tree")
 OtherTree = TypeVar("OtherTree")
@@ -120,7 +129,9 @@ class TowardsAdapted(Rule):
 
 def rule_for(learner: Learner, tasks_at_once: int) -> Rule:
     """Return the rule that ``learner`` asks for."""
-    return {"backprop": Backprop, "towards_adapted": TowardsAdapted}[learner.rule](_at_once(learner, tasks_at_once))
+    return {"backprop": Backprop, "towards_adapted": TowardsAdapted}[learner.rule](
+        _at_once(learner, tasks_at_once)
+    )
 
 
 class AdaptedTasks(NamedTuple):
@@ -142,7 +153,9 @@ class AdaptedTasks(NamedTuple):
         return self.shared | {name: tensor[task] for name, tensor in self.own.items()}
 
 
-def adapt_tasks(learner: Learner, params: Params, support: Batch, context: Context, tasks_at_once: int) -> AdaptedTasks:
+def adapt_tasks(
+    learner: Learner, params: Params, support: Batch, context: Context, tasks_at_once: int
+) -> AdaptedTasks:
     """Adapt to every task of a stack; see :class:`Backprop` for ``tasks_at_once``."""
     shared: Params = {}
 
@@ -152,7 +165,10 @@ def adapt_tasks(learner: Learner, params: Params, support: Batch, context: Conte
         return {name: tensor for name, tensor in adapted.items() if name not in shared}
 
     with torch.no_grad():
-        parts = [_map_tasks(own, *chunk) for chunk in _chunks(support, context.key, _at_once(learner, tasks_at_once))]
+        parts = [
+            _map_tasks(own, *chunk)
+            for chunk in _chunks(support, context.key, _at_once(learner, tasks_at_once))
+        ]
     return AdaptedTasks(shared, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 

@@ -41,7 +41,9 @@ class Net(abc.ABC):
         """
 
     @abc.abstractmethod
-    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
         """Compute outputs.
 
         Parameters
@@ -68,10 +70,14 @@ class Identity(Net):
 
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
         if n_outputs is not None:
-            raise InvalidSetting("the identity net has no output layer; choose a net with weights, such as MLP")
+            raise InvalidSetting(
+                "the identity net has no output layer; choose a net with weights, such as MLP"
+            )
         return {}
 
-    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
         return inputs.x.flatten(1), {}
 
 
@@ -99,7 +105,9 @@ class MLP(Net):
             params |= _linear(f"layer{i}", n_in, n_out, generator)
         return params
 
-    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
         x = inputs.x.flatten(1)
         n_layers = len(params) // 2
         for i in range(n_layers):
@@ -133,13 +141,17 @@ class Conv4(Net):
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.blocks < 1:
-            raise InvalidSetting(f"channels and blocks must be positive, got {self.channels} and {self.blocks}")
+            raise InvalidSetting(
+                f"channels and blocks must be positive, got {self.channels} and {self.blocks}"
+            )
         if self.halving not in ("pool", "stride"):
             raise InvalidSetting(f"halving is {self.halving!r}; use 'pool' or 'stride'")
 
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
         if len(input_shape) != 3:
-            raise InvalidData(f"Conv4 needs images of shape (channels, height, width), got examples of shape {input_shape}")
+            raise InvalidData(
+                f"Conv4 needs images of shape (channels, height, width), got examples of shape {input_shape}"
+            )
         params: Params = {}
         size, n_in = input_shape[1:], input_shape[0]
         for i in range(self.blocks):
@@ -153,7 +165,9 @@ class Conv4(Net):
             params |= _linear("head", self.channels * math.prod(size), n_outputs, generator)
         return params
 
-    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
         x, used = inputs.x, dict[str, Tensor]()
         share = inputs.mask / inputs.mask.sum()  # (n,): what each image weighs in a mean; nothing for padding
         for i in range(self.blocks):
@@ -222,7 +236,9 @@ class ModuleNet(Net):
             params |= _linear("head", n_features, n_outputs, generator)
         return params
 
-    def apply(self, params: Params, inputs: Inputs, statistics: Params | None = None) -> tuple[Tensor, Params]:
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
         with torch.device("meta"):
             module = self.build(tuple(inputs.x.shape[1:]))
         body = {name.removeprefix("body."): w for name, w in params.items() if name.startswith("body.")}
@@ -232,7 +248,9 @@ class ModuleNet(Net):
 
 def _linear(name: str, n_in: int, n_out: int, generator: Generator) -> Params:
     bound = 1 / math.sqrt(n_in)  # as nn.Linear starts
-    weight, bias = (torch.empty(size).uniform_(-bound, bound, generator=generator) for size in ((n_out, n_in), (n_out,)))
+    weight, bias = (
+        torch.empty(size).uniform_(-bound, bound, generator=generator) for size in ((n_out, n_in), (n_out,))
+    )
     return {f"{name}.weight": weight, f"{name}.bias": bias}
 
 

@@ -1,8 +1,8 @@
 """Update rules as pure functions: parameters, gradient and state in, new parameters and state out.
 
-The same object serves as the outer optimiser of meta-training and as the inner one of a gradient learner, where it is
-differentiated through and vectorised over tasks. ``torch.optim`` updates in place and can do neither. The state is a flat
-dict of tensors, so a checkpoint holds it as it is.
+The same object serves as the outer optimiser of meta-training and as the inner one of a gradient learner,
+where it is differentiated through and vectorised over tasks. ``torch.optim`` updates in place and can do
+neither. The state is a flat dict of tensors, so a checkpoint holds it as it is.
 """
 
 import abc
@@ -24,7 +24,9 @@ class Optimizer(abc.ABC):
         """Return the state before the first update."""
 
     @abc.abstractmethod
-    def update(self, params: Params, gradient: Params, state: Params, scale: float = 1.0) -> tuple[Params, Params]:
+    def update(
+        self, params: Params, gradient: Params, state: Params, scale: float = 1.0
+    ) -> tuple[Params, Params]:
         """Return the parameters and the state after one update.
 
         Parameters
@@ -50,7 +52,9 @@ class SGD(Optimizer):
     def init(self, params: Params) -> Params:
         return {}
 
-    def update(self, params: Params, gradient: Params, state: Params, scale: float = 1.0) -> tuple[Params, Params]:
+    def update(
+        self, params: Params, gradient: Params, state: Params, scale: float = 1.0
+    ) -> tuple[Params, Params]:
         rate = self.learning_rate * scale
         return {name: torch.sub(w, gradient[name], alpha=rate) for name, w in params.items()}, state
 
@@ -67,8 +71,8 @@ class Adam(Optimizer):
     eps : float
         Added to the root of the second moment.
     eps_root : float
-        Added under the root. Needed (say 1e-12) where the update is differentiated through: the root of a second moment
-        of zero has an infinite slope, and one dead unit then makes the whole meta-gradient NaN.
+        Added under the root. Needed (say 1e-12) where the update is differentiated through: the root of a
+        second moment of zero has an infinite slope, and one dead unit then makes the whole meta-gradient NaN.
 
     References
     ----------
@@ -93,7 +97,9 @@ class Adam(Optimizer):
             state[f"second/{name}"] = torch.zeros_like(w)
         return state
 
-    def update(self, params: Params, gradient: Params, state: Params, scale: float = 1.0) -> tuple[Params, Params]:
+    def update(
+        self, params: Params, gradient: Params, state: Params, scale: float = 1.0
+    ) -> tuple[Params, Params]:
         count = state["count"] + 1
         moments: Params = {"count": count}
         updated: Params = {}

@@ -1,7 +1,8 @@
 """One registry for every kind of named thing: learners, task sources, nets.
 
-An outsider adds a name in either of two ways: the decorator, in a file given as ``--plugin``, or an entry point in the
-group ``tasklore.<kind>s`` of an installed package. Names are looked up late, so that listing them stays cheap.
+An outsider adds a name in either of two ways: the decorator, in a file given as ``--plugin``, or an entry
+point in the group ``tasklore.<kind>s`` of an installed package. Names are looked up late, so that listing
+them stays cheap.
 """
 
 import importlib
@@ -58,7 +59,8 @@ class Registry(Generic[T]):
             taken = self._entries.get(name)
             if taken is not None and _origin(taken) != _origin(entry):
                 raise InvalidSetting(
-                    f"the {self.kind} name {name!r} is taken by {_origin(taken)}; choose another name for {_origin(entry)}"
+                    f"the {self.kind} name {name!r} is taken by {_origin(taken)}; "
+                    f"choose another name for {_origin(entry)}"
                 )
             self._entries[name] = entry
             return entry

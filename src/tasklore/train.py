@@ -1,7 +1,7 @@
-"""Gradient meta-training: a state, a pure step from one state to the next, and the verbs that the loop asks for.
+"""Gradient meta-training: a state, a pure step to the next one, and the verbs that the loop asks for.
 
-The checkpoint *is* the state. Episodes are named by ``(seed, step)``, so the state needs no sampler position beyond its step
-counter, and a run that was stopped continues as if it had not been.
+The checkpoint *is* the state. Episodes are named by ``(seed, step)``, so the state needs no sampler position
+beyond its step counter, and a run that was stopped continues as if it had not been.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -55,12 +54,13 @@ class TrainSettings:
     n_validation : int
         Validation tasks scored after each round.
     initial : {"random", "pretrained", "prior"}
-        Where params come from: fresh, plain training on the pooled past tasks, or the best remembered prior (fresh, if
-        nothing fits).
+        Where params come from: fresh, plain training on the pooled past tasks, or the best remembered prior
+        (fresh, if nothing fits).
     pretrain_steps : int
         Updates of plain training, if that is the start.
     execution : {"auto", "vectorised", "loop"}
-        Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is faster.
+        Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is
+        faster.
     seed : int
         Names all random draws.
     """
@@ -158,9 +158,13 @@ class MetaState:
     def save(self, path: str | Path, note: dict[str, Any]) -> str:
         """Write the state to a file, whole or not at all, and return its SHA-256."""
         groups = {"params": self.params, "moments": self.moments, "best": self.best}
-        tensors = {f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()}
+        tensors = {
+            f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()
+        }
         plain = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in groups
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in groups
         }
         plain["history"] = [dataclasses.asdict(score) for score in self.history]
         return save_artifact(path, tensors, {"state": plain, "note": note}, kind="checkpoint")
@@ -181,10 +185,15 @@ class MetaState:
                 group, _, rest = name.partition("/")
                 groups[group][rest] = tensor
             plain = cast("dict[str, Any]", metadata["state"])
-            plain |= {"history": tuple(Score(**score) for score in plain["history"]), "losses": tuple(plain["losses"])}
+            plain |= {
+                "history": tuple(Score(**score) for score in plain["history"]),
+                "losses": tuple(plain["losses"]),
+            }
             return cls(**groups, **plain), cast("dict[str, Any]", metadata["note"])
         except (KeyError, TypeError) as error:
-            raise DamagedArtifact(f"{path} is no checkpoint of this version: {error}; start the run anew") from error
+            raise DamagedArtifact(
+                f"{path} is no checkpoint of this version: {error}; start the run anew"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -227,27 +236,37 @@ class Prior:
         try:
             spec = cast("dict[str, Any]", metadata["spec"])
             spec = TaskSpec(spec["kind"], tuple(spec["input_shape"]), spec["n_outputs"])
-            learner: Learner = from_settings(learners, cast("dict[str, Any]", metadata["learner"]), "the prior's learner")
+            learner: Learner = from_settings(
+                learners, cast("dict[str, Any]", metadata["learner"]), "the prior's learner"
+            )
             provenance = cast("dict[str, Any]", metadata["provenance"])
             expected = learner.init(spec, Generator().manual_seed(0))
         except (KeyError, TypeError, InvalidSetting, InvalidData) as error:
             raise DamagedArtifact(f"{path} is no prior that can be used here: {error}") from error
         wrong = [
-            name for name in expected.keys() | tensors.keys()
+            name
+            for name in expected.keys() | tensors.keys()
             if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
         ]
         if wrong:
-            raise DamagedArtifact(f"{path}: the tensors {', '.join(sorted(wrong)[:3])} do not fit the learner it names")
+            raise DamagedArtifact(
+                f"{path}: the tensors {', '.join(sorted(wrong)[:3])} do not fit the learner it names"
+            )
         return cls(learner, tensors, spec, provenance)
 
 
-def init(learner: Learner, params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
+def init(params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
     """Return the state before the first step."""
     return MetaState(params, settings.outer.init(params), params, started_from=started_from)
 
 
 def step(
-    learner: Learner, state: MetaState, spec: TaskSpec, episodes: Episode, keys: Tensor, settings: TrainSettings
+    learner: Learner,
+    state: MetaState,
+    spec: TaskSpec,
+    episodes: Episode,
+    keys: Tensor,
+    settings: TrainSettings,
 ) -> MetaState:
     """Return the state after one meta-update.
 
@@ -282,7 +301,9 @@ def step(
 
 def _failure(found: MetaGradient, step: int, settings: TrainSettings) -> NumericalFailure:
     bad = torch.nonzero(~torch.isfinite(found.losses)).flatten().tolist()
-    tasks = f"the loss of task {', '.join(map(str, bad))} of {len(found.losses)}" if bad else "the meta-gradient"
+    tasks = (
+        f"the loss of task {', '.join(map(str, bad))} of {len(found.losses)}" if bad else "the meta-gradient"
+    )
     return NumericalFailure(
         f"at step {step} (seed {settings.seed}), {tasks} is not finite; the state before this step is kept. "
         "Lower the step_size or the learning_rate, set clip, or look for extreme values in those tasks"
@@ -318,21 +339,28 @@ def fit(
     """
     learner.check_spec(source.spec)
     if state is None:
-        state = init(learner, learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
+        state = init(learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
     if state.threads != torch.get_num_threads():
         torch.set_num_threads(state.threads)
     while state.step < (state.round + 1) * settings.steps:
         episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
         if state.tasks_at_once == 0:
-            state = dataclasses.replace(state, tasks_at_once=_choose(learner, state, source.spec, episodes, keys, settings))
+            state = dataclasses.replace(
+                state, tasks_at_once=_choose(learner, state, source.spec, episodes, keys, settings)
+            )
         state = step(learner, state, source.spec, episodes, keys, settings)
         yield state
 
 
 def _choose(
-    learner: Learner, state: MetaState, spec: TaskSpec, episodes: Episode, keys: Tensor, settings: TrainSettings
+    learner: Learner,
+    state: MetaState,
+    spec: TaskSpec,
+    episodes: Episode,
+    keys: Tensor,
+    settings: TrainSettings,
 ) -> int:
-    """Return how many tasks to run at once; with ``execution="auto"``, the faster of all and one on this very step."""
+    """Return how many tasks to run at once; ``"auto"`` measures on this very step."""
     if settings.execution == "loop" or settings.n_tasks == 1 or not learner.tags.vectorises:
         return 1
     if settings.execution == "vectorised":
@@ -349,10 +377,10 @@ def _choose(
 
 
 def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batch_size: int = 64) -> Params:
-    """Train the learner's backbone plainly on the past tasks as one pool, and return params that start from there.
+    """Train the learner's backbone plainly on the past tasks as one pool, and start params from there.
 
-    Classes differ from task to task, so for classification the output layer is trained for all classes of the pool and
-    then replaced by one of zeros.
+    Classes differ from task to task, so for classification the output layer is trained for all classes of the
+    pool and then replaced by one of zeros.
 
     Parameters
     ----------
@@ -381,7 +409,9 @@ def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batc
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
         loss = learner.loss(net.apply(leaves, batch.inputs)[0], batch)
         if not bool(torch.isfinite(loss)):
-            raise NumericalFailure(f"the loss became {float(loss)} at step {index} of pre-training; scale the inputs")
+            raise NumericalFailure(
+                f"the loss became {float(loss)} at step {index} of pre-training; scale the inputs"
+            )
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         weights, moments = optimizer.update(weights, dict(zip(leaves, slopes, strict=True)), moments)
     start = learner.init(source.spec, Generator().manual_seed(settings.seed))
@@ -418,11 +448,13 @@ class GradientTrainer:
         """Return a state with params from a prior, from plain training on the pool, or fresh."""
         self.learner.check_spec(self.spec)
         if prior is not None:
-            return init(self.learner, prior.params, self.settings, started_from="prior")
+            return init(prior.params, self.settings, started_from="prior")
         if self.settings.initial == "pretrained":
-            return init(self.learner, pretrain(self.learner, past, self.settings), self.settings, "pretrained")
+            return init(
+                self.learner, pretrain(self.learner, past, self.settings), self.settings, "pretrained"
+            )
         generator = Generator().manual_seed(self.settings.seed)
-        return init(self.learner, self.learner.init(self.spec, generator), self.settings)
+        return init(self.learner.init(self.spec, generator), self.settings)
 
     def learn(self, state: MetaState, past: TaskSource) -> Iterator[MetaState]:
         """Meta-train for the rest of a round, see :func:`fit`."""
@@ -433,21 +465,25 @@ class GradientTrainer:
         n_drawn = 0
         while n_drawn < self.settings.n_validation:
             n_tasks = min(TASKS_PER_DRAW, self.settings.n_validation - n_drawn)
-            episodes, keys = new.episodes(self.settings.seed, "validation", n_drawn // TASKS_PER_DRAW, n_tasks)
+            episodes, keys = new.episodes(
+                self.settings.seed, "validation", n_drawn // TASKS_PER_DRAW, n_tasks
+            )
             yield (episodes.support, keys, self.learner.spec_for(self.spec, new.spec)), episodes.query
             n_drawn += n_tasks
 
     def apply(self, state: MetaState, support: tuple[Batch, Tensor, TaskSpec]) -> AdaptedTasks:
         """Adapt to a stack of new tasks."""
         batch, keys, spec = support
-        return adapt_tasks(self.learner, state.params, batch, Context(spec, keys, state.step), state.tasks_at_once)
+        return adapt_tasks(
+            self.learner, state.params, batch, Context(spec, keys, state.step), state.tasks_at_once
+        )
 
     def score(self, state: MetaState, fitted: AdaptedTasks, query: Batch) -> list[float]:
         """Return the accuracy, or the squared error, of each task of the stack."""
         return task_scores(predict_tasks(self.learner, fitted, query.inputs, state.tasks_at_once), query)
 
     def adjust(self, state: MetaState, scores: list[float]) -> MetaState:
-        """Keep the params if they are the best so far, and lower the learning rate when they have stopped improving."""
+        """Keep the params if they are the best so far; lower the learning rate if they no longer improve."""
         score = Score.of(metric_of(self.spec), scores)
         improved = score.beats(state.best_score)
         stale = 0 if improved else state.stale + 1

@@ -1,9 +1,11 @@
 """The nouns that everything else shares.
 
-A task is seen through *episodes*: a **support** set to learn from and a **query** set to be judged on. Shapes are static,
-so that many tasks can be stacked and run as one: a set smaller than its place is padded, and ``mask`` says what is real.
+A task is seen through *episodes*: a **support** set to learn from and a **query** set to be judged on. Shapes
+are static, so that many tasks can be stacked and run as one: a set smaller than its place is padded, and
+``mask`` says what is real.
 
-Shape letters used throughout: ``t`` tasks, ``n`` examples of a set, ``c`` outputs (classes, or target dimensions).
+Shape letters used throughout: ``t`` tasks, ``n`` examples of a set, ``c`` outputs (classes, or target
+dimensions).
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ Params: TypeAlias = dict[str, Tensor]
 """Named tensors: a network's weights, and whatever else was meta-learned, flat, in a fixed order."""
 
 Adapted: TypeAlias = Params
-"""What a learner knows after adapting to one task: named tensors too, so that it is saved, sent and stacked like any."""
+"""What a learner knows after adapting to one task: named tensors too, so it is saved and stacked like any."""
 
 Metrics: TypeAlias = Mapping[str, float]
 
@@ -49,7 +51,8 @@ class Batch(NamedTuple):
     x : Tensor, shape (n, *input_shape)
     y : Tensor, shape (n,) of int64 class indices, or (n, c) of float targets
     mask : Tensor, shape (n,)
-        1 where the example is real, 0 where it is padding. Always a tensor: ``None`` does not survive ``vmap``.
+        1 where the example is real, 0 where it is padding. Always a tensor: ``None`` does not survive
+        ``vmap``.
     """
 
     x: Tensor
@@ -95,7 +98,9 @@ class TaskSpec:
         if self.kind not in ("classification", "regression"):
             raise InvalidSetting(f"kind is {self.kind!r}; use 'classification' or 'regression'")
         if self.n_outputs < 1 or any(size < 1 for size in self.input_shape):
-            raise InvalidSetting(f"sizes must be positive, got input_shape={self.input_shape}, n_outputs={self.n_outputs}")
+            raise InvalidSetting(
+                f"sizes must be positive, got input_shape={self.input_shape}, n_outputs={self.n_outputs}"
+            )
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
 
     def to_dict(self) -> dict[str, object]:
@@ -112,8 +117,8 @@ class Context:
     spec : TaskSpec
         What the task looks like; static.
     key : Tensor, int64 scalar
-        Names this (seed, step, task); all randomness inside a learner derives from it, so that nothing depends on the
-        order of execution.
+        Names this (seed, step, task); all randomness inside a learner derives from it, so that nothing
+        depends on the order of execution.
     step : int
         The meta-update under way; schedules inside learners depend on it.
     training : bool

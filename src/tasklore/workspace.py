@@ -6,9 +6,9 @@
     FOLDER/checkpoint.safetensors   where it stands
     ARTIFACTS/RUN_ID/prior-ROUND.safetensors   each prior that was the best when it was found
 
-Everything is written so that a kill at any moment leaves the old or the new, never a half: artifacts before the records
-that name them, records before the checkpoint that is past them. Records are named by content, so work repeated after a
-resume adds nothing twice.
+Everything is written so that a kill at any moment leaves the old or the new, never a half: artifacts before
+the records that name them, records before the checkpoint that is past them. Records are named by content, so
+work repeated after a resume adds nothing twice.
 """
 
 import importlib.metadata
@@ -49,7 +49,12 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Return what a time depends on."""
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": "cpu"}
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
 
 
 def task_record(source: TaskSource, name: str) -> TaskRecord:
@@ -59,7 +64,10 @@ def task_record(source: TaskSource, name: str) -> TaskRecord:
         for key, value in source.describe().items()
         if isinstance(value, int | float | str | bool) and not key.endswith("sha256")
     }
-    descriptor = flat | {"input_size": torch.Size(source.spec.input_shape).numel(), "input_axes": len(source.spec.input_shape)}
+    descriptor = flat | {
+        "input_size": torch.Size(source.spec.input_shape).numel(),
+        "input_axes": len(source.spec.input_shape),
+    }
     return TaskRecord(fingerprint=source.fingerprint, kind=source.spec.kind, name=name, descriptor=descriptor)
 
 
@@ -113,14 +121,16 @@ class Workspace:
             known = self._read_marker(marker)
             if known["config"] != config:
                 raise InvalidSetting(
-                    f"{self.folder} holds a run with other settings ({_difference(known['config'], config)}); "
+                    f"{self.folder} holds a run with other settings: {_difference(known['config'], config)}; "
                     "choose another folder, or delete this one to start anew"
                 )
             self.id, self.prior_id = known["run_id"], known["prior"]
         else:
             remembered = self._find_prior() if self.trainer.settings.initial == "prior" else None
             self.prior_id = None if remembered is None else remembered.id
-            _write_json(marker, {"schema": SCHEMA, "run_id": self.id, "prior": self.prior_id, "config": config})
+            _write_json(
+                marker, {"schema": SCHEMA, "run_id": self.id, "prior": self.prior_id, "config": config}
+            )
         self.store.add_all(
             [
                 task_record(self.past, f"{self.name}, past"),
@@ -158,7 +168,9 @@ class Workspace:
             return None
         state, note = MetaState.load(self.checkpoint_path)
         if note.get("run_id") != self.id:
-            raise DamagedArtifact(f"{self.checkpoint_path} belongs to another run; delete it to start this one anew")
+            raise DamagedArtifact(
+                f"{self.checkpoint_path} belongs to another run; delete it to start this one anew"
+            )
         return state, float(note["seconds"])
 
     def checkpoint(self, state: MetaState, seconds: float, due: bool) -> None:
@@ -187,7 +199,9 @@ class Workspace:
         improved = [self._keep_prior(state)] if state.best is state.params else []
         self.store.add_all([evaluation, *improved, turn])
 
-    def record(self, evaluation: Evaluation, source: TaskSource, settings: Mapping[str, Any], name: str) -> None:
+    def record(
+        self, evaluation: Evaluation, source: TaskSource, settings: Mapping[str, Any], name: str
+    ) -> None:
         """Record the test score of one method."""
         score = evaluation.score
         self.store.add_all(
@@ -228,7 +242,12 @@ class Workspace:
             learner=name,
             run_id=self.id,
             task=self.past.fingerprint,
-            metrics={"metric": score.metric, "validation": score.mean, "fits": self._fit_key(), "step": state.step},
+            metrics={
+                "metric": score.metric,
+                "validation": score.mean,
+                "fits": self._fit_key(),
+                "step": state.step,
+            },
         )
 
     def _provenance(self, state: MetaState) -> dict[str, Any]:
@@ -238,7 +257,9 @@ class Workspace:
             "tasks": self.name,
             "tasks_fingerprint": self.past.fingerprint,
             "seed": self.trainer.settings.seed,
-            "validation": None if score is None else {"metric": score.metric, "mean": score.mean, "n_tasks": score.n_tasks},
+            "validation": None
+            if score is None
+            else {"metric": score.metric, "mean": score.mean, "n_tasks": score.n_tasks},
         }
 
     def _fit_key(self) -> str:
@@ -252,7 +273,7 @@ class Workspace:
         return digest(dumps(plain(settings)))
 
     def _find_prior(self) -> ModelRecord | None:
-        """Return the best remembered prior from these very tasks, else from the most similar ones, whose file is intact."""
+        """Return the best intact prior from these very tasks, else from the most similar ones."""
         name = learners.name_of(type(self.trainer.learner))
         found = [
             record
@@ -281,10 +302,16 @@ class Workspace:
     def _read_marker(path: Path) -> dict[str, Any]:
         try:
             known = loads(path.read_bytes(), str(path))
-            if not isinstance(known, dict) or known.get("schema") != SCHEMA or not isinstance(known.get("run_id"), str):
+            if (
+                not isinstance(known, dict)
+                or known.get("schema") != SCHEMA
+                or not isinstance(known.get("run_id"), str)
+            ):
                 raise InvalidData(f"{path} does not describe a run of this version")
         except (InvalidData, OSError) as error:
-            raise DamagedArtifact(f"{error}; choose another folder, or delete this one to start anew") from error
+            raise DamagedArtifact(
+                f"{error}; choose another folder, or delete this one to start anew"
+            ) from error
         return cast("dict[str, Any]", known)
 
 
@@ -305,4 +332,6 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         os.replace(file.name, path)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; choose a folder that can be written"
+        ) from error

@@ -1,8 +1,9 @@
 """What a way of learning is.
 
-A learner turns the support of one task into named tensors (**adapt**), and these into predictions (**predict**). Meta-learning
-improves the tensors it starts from, its *params*. A learner is a frozen dataclass of settings: it holds no weights, no module and
-no memory of earlier tasks, so that thousands of tasks can be learned at once, in any order, on any machine.
+A learner turns the support of one task into named tensors (**adapt**), and these into predictions
+(**predict**). Meta-learning improves the tensors it starts from, its *params*. A learner is a frozen
+dataclass of settings: it holds no weights, no module and no memory of earlier tasks, so that thousands of
+tasks can be learned at once, in any order, on any machine.
 """
 
 import abc
@@ -41,8 +42,8 @@ class Tags:
     any_ways : bool
         A new task may have more classes than the past ones had.
     starts_from : {"tasks", "pool", "nothing"}
-        Whether params are meta-learned, trained on the past tasks as one pool, or stay as initialised; all but the
-        first are baselines.
+        Whether params are meta-learned, trained on the past tasks as one pool, or stay as initialised; all
+        but the first are baselines.
     vectorises : bool
         ``torch.func.vmap`` can run many tasks at once.
     """
@@ -124,14 +125,15 @@ class Learner(abc.ABC):
         return (each * target.mask).sum() / target.mask.sum()
 
     def objective(self, params: Params, episode: Episode, context: Context) -> Tensor:
-        """Return what meta-learning lowers: by default, the loss on the queries after adapting to the support."""
+        """Return what meta-learning lowers: here, the loss on the queries after adapting to the support."""
         adapted = self.adapt(params, episode.support, context)
         return self.loss(self.predict(adapted, episode.query.inputs), episode.query)
 
     def check_spec(self, spec: TaskSpec) -> None:
         """Raise ``InvalidData`` if this learner cannot learn such tasks."""
         if spec.kind not in self.tags.kinds:
-            raise InvalidData(f"{type(self).__name__} learns {' and '.join(self.tags.kinds)} tasks, but these are {spec.kind} tasks")
+            known = " and ".join(self.tags.kinds)
+            raise InvalidData(f"{type(self).__name__} learns {known} tasks; these are {spec.kind} tasks")
 
     def spec_for(self, trained: TaskSpec, new: TaskSpec) -> TaskSpec:
         """Return the spec under which a new task is learned with params that were made for ``trained``.
@@ -145,14 +147,15 @@ class Learner(abc.ABC):
         if (new.kind, new.input_shape) != (trained.kind, trained.input_shape):
             raise InvalidData(
                 f"this prior is for {trained.kind} on examples of shape {trained.input_shape}; "
-                f"the new task is {new.kind} on {new.input_shape}: reshape the examples, or meta-learn on tasks like it"
+                f"the new task is {new.kind} on {new.input_shape}: reshape it, or meta-learn on tasks like it"
             )
         if self.tags.any_ways:
             return new
         if new.n_outputs > trained.n_outputs:
             raise InvalidData(
-                f"this prior was meta-learned for at most {trained.n_outputs} outputs and the new task has {new.n_outputs}; "
-                "leave classes out, meta-learn with more ways, or use a learner without an output layer (prototypes)"
+                f"this prior was meta-learned for at most {trained.n_outputs} outputs, "
+                f"the new task has {new.n_outputs}; leave classes out, meta-learn with more ways, "
+                "or use a learner without an output layer (prototypes)"
             )
         return trained
 
@@ -163,9 +166,11 @@ STATISTICS = "task/statistics/"
 
 
 def weights_and_statistics(adapted: Adapted) -> tuple[Params, Params | None]:
-    """Take adapted tensors apart into the network's weights and the statistics to normalise queries with, if any."""
+    """Take adapted tensors apart: the net's weights, and what to normalise queries with, if anything."""
     weights = {name: tensor for name, tensor in adapted.items() if not name.startswith("task/")}
-    statistics = {name.removeprefix(STATISTICS): t for name, t in adapted.items() if name.startswith(STATISTICS)}
+    statistics = {
+        name.removeprefix(STATISTICS): t for name, t in adapted.items() if name.startswith(STATISTICS)
+    }
     return weights, statistics or None
 
 

@@ -47,10 +47,10 @@ class FromScratch(_AdamTraining):
 @learners.register("finetune")
 @dataclass(frozen=True)
 class FineTuning(_AdamTraining):
-    """Pre-train one network on all past tasks pooled (:func:`tasklore.train.pretrain`), then continue on the support.
+    """Pre-train one network on all past tasks pooled, then continue on the support.
 
-    For classification the output layer starts at zero on each task, since the classes are new; for regression the whole
-    network is continued.
+    The pre-training is :func:`tasklore.train.pretrain`.     For classification the output layer starts at
+    zero on each task, since the classes are new; for regression the whole network is continued.
 
     Parameters
     ----------
@@ -74,7 +74,9 @@ class NearestCentroid(Learner):
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         x = support.x.flatten(1)
-        members = F.one_hot(support.y, context.spec.n_outputs).to(x.dtype) * support.mask.unsqueeze(1)  # (n, c)
+        members = F.one_hot(support.y, context.spec.n_outputs).to(x.dtype) * support.mask.unsqueeze(
+            1
+        )  # (n, c)
         counts = members.sum(0)
         centroids = (members.T @ x) / counts.clamp(min=1).unsqueeze(1)  # (c, d)
         return {"task/centroids": centroids, PRESENT: (counts > 0).to(x.dtype)}
@@ -95,7 +97,9 @@ class LogisticBaseline(Learner):
         Inverse strength of the L2 penalty.
     """
 
-    tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True, starts_from="nothing", vectorises=False)
+    tags: ClassVar[Tags] = Tags(
+        kinds=("classification",), any_ways=True, starts_from="nothing", vectorises=False
+    )
 
     C: float = 1.0
 

@@ -22,8 +22,8 @@ __all__ = ["MAML", "FirstOrderMAML", "GradientLearner", "Reptile"]
 class GradientLearner(Learner):
     """Take gradient steps on the support loss, starting from params.
 
-    The adapted tensors are the weights, the classes seen in the support, and, unless ``transductive``, the statistics that
-    the support was normalised with.
+    The adapted tensors are the weights, the classes seen in the support, and, unless ``transductive``, the
+    statistics that the support was normalised with.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class GradientLearner(Learner):
     test_steps : int, optional
         Gradient steps on a new task; by default as many as ``inner_steps``.
     transductive : bool
-        Normalise the queries with their own batch's statistics, as the papers' code does (a query then helps its
-        neighbours), instead of with the support's.
+        Normalise the queries with their own batch's statistics, as the papers' code does (a query then helps
+        its neighbours), instead of with the support's.
     """
 
     differentiates_steps: ClassVar[bool] = True
@@ -50,7 +50,9 @@ class GradientLearner(Learner):
 
     def __post_init__(self) -> None:
         if self.inner_steps < 0 or (self.test_steps is not None and self.test_steps < 0):
-            raise InvalidSetting(f"steps cannot be negative, got inner_steps={self.inner_steps}, test_steps={self.test_steps}")
+            raise InvalidSetting(
+                f"steps cannot be negative, got inner_steps={self.inner_steps}, test_steps={self.test_steps}"
+            )
         if not self.step_size > 0:
             raise InvalidSetting(f"step_size must be positive, got {self.step_size}")
 
@@ -103,8 +105,8 @@ class GradientLearner(Learner):
 class MAML(GradientLearner):
     """Model-agnostic meta-learning: find a start from which a few gradient steps suffice.
 
-    The meta-gradient is that of ``L_query(w − α ∇L_support(w))``: it sees how the inner step itself depends on the start,
-    so it holds second derivatives.
+    The meta-gradient is that of ``L_query(w − α ∇L_support(w))``: it sees how the inner step itself depends
+    on the start, so it holds second derivatives.
 
     Parameters
     ----------
@@ -113,7 +115,8 @@ class MAML(GradientLearner):
 
     References
     ----------
-    Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017, equation 1.
+    Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
+    equation 1.
     """
 
     @property
@@ -124,7 +127,9 @@ class MAML(GradientLearner):
 @learners.register("fomaml")
 @dataclass(frozen=True)
 class FirstOrderMAML(GradientLearner):
-    """MAML that takes the inner gradients as constants: the meta-gradient is the query gradient at the adapted weights.
+    """MAML that takes the inner gradients as constants.
+
+    The meta-gradient is then the query gradient at the adapted weights.
 
     Parameters
     ----------
@@ -133,7 +138,8 @@ class FirstOrderMAML(GradientLearner):
 
     References
     ----------
-    Finn, Abbeel, Levine, ICML 2017, section 5.2; Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018.
+    Finn, Abbeel, Levine, ICML 2017, section 5.2; Nichol, Achiam, Schulman: On First-Order Meta-Learning
+    Algorithms, 2018.
     """
 
     differentiates_steps: ClassVar[bool] = False

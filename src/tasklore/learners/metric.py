@@ -20,10 +20,11 @@ PROTOTYPES = "task/prototypes"
 @learners.register("prototypes")
 @dataclass(frozen=True)
 class Prototypes(Learner):
-    """Prototypical networks: a class is the mean of its embedded examples, a query belongs to the nearest mean.
+    """Prototypical networks: a class is the mean of its embedded examples, and the nearest mean wins.
 
-    The logit of class ``k`` is ``−‖f(x) − c_k‖²``, with ``c_k`` the mean of ``f`` over the support of class ``k``. There is
-    nothing to fit, so a new task costs one forward pass, and it may have any number of classes.
+    The logit of class ``k`` is ``−‖f(x) − c_k‖²``, with ``c_k`` the mean of ``f`` over the support of class
+    ``k``. There is nothing to fit, so a new task costs one forward pass, and it may have any number of
+    classes.
 
     Parameters
     ----------
@@ -52,7 +53,9 @@ class Prototypes(Learner):
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         features, statistics = self.net.apply(params, support.inputs)  # (n, d)
-        members = F.one_hot(support.y, context.spec.n_outputs).to(features.dtype) * support.mask.unsqueeze(1)  # (n, c)
+        members = F.one_hot(support.y, context.spec.n_outputs).to(features.dtype) * support.mask.unsqueeze(
+            1
+        )  # (n, c)
         counts = members.sum(0)  # (c,)
         adapted = dict(params)
         adapted[PROTOTYPES] = (members.T @ features) / counts.clamp(min=1).unsqueeze(1)  # (c, d)
@@ -65,6 +68,7 @@ class Prototypes(Learner):
         weights, statistics = weights_and_statistics(adapted)
         features, _ = self.net.apply(weights, inputs, statistics)  # (n, d)
         centres = adapted[PROTOTYPES]  # (c, d)
-        # −‖f − c‖² without the term ‖f‖², which all classes of a query share: softmax and arg max do not change.
+        # −‖f − c‖² without the term ‖f‖², which all classes of a query share: softmax and arg max do not
+        # change.
         logits = 2 * features @ centres.T - (centres**2).sum(1)
         return hide_absent(logits, adapted[PRESENT])

@@ -1,7 +1,7 @@
-"""Few-shot classification from any labelled array: a task is to tell a few classes apart from a few examples of each.
+"""Few-shot classification from any labelled array: tell a few classes apart from a few examples of each.
 
-Two pieces: :class:`Examples` holds the data once, whatever the number of sources that look at it; :class:`FewShotSource` says
-which classes may appear and how many ways, shots and queries a task has.
+Two pieces: :class:`Examples` holds the data once, whatever the number of sources that look at it;
+:class:`FewShotSource` says which classes may appear and how many ways, shots and queries a task has.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class Examples:
     name : str
         Of the data set.
     x : Tensor, shape (n, *input_shape)
-        Any real dtype; images are (n, channels, height, width), usually uint8. Kept as given, scaled when drawn.
+        Any real dtype; images are (n, channels, height, width), usually uint8. Kept as given, scaled when
+        drawn.
     y : Tensor, int64, shape (n,)
         Indices into ``labels``.
     labels : tuple of str
@@ -50,11 +52,17 @@ class Examples:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y) or len(self.x) == 0:
-            raise InvalidData(f"{self.name}: {len(self.x)} examples and {len(self.y)} labels; as many, and some, are needed")
+            raise InvalidData(
+                f"{self.name}: {len(self.x)} examples and {len(self.y)} labels; as many, and some, are needed"
+            )
         if self.x.is_floating_point() and not bool(torch.isfinite(self.x).all()):
-            raise InvalidData(f"{self.name}: some values are NaN or infinite; impute or drop those examples first")
+            raise InvalidData(
+                f"{self.name}: some values are NaN or infinite; impute or drop those examples first"
+            )
         if int(self.y.min()) < 0 or int(self.y.max()) >= len(self.labels):
-            raise InvalidData(f"{self.name}: labels must lie in 0…{len(self.labels) - 1}, found up to {int(self.y.max())}")
+            raise InvalidData(
+                f"{self.name}: labels must lie in 0…{len(self.labels) - 1}, found up to {int(self.y.max())}"
+            )
         if any(value <= 0 for value in self.std):
             raise InvalidSetting(f"{self.name}: std must be positive, got {self.std}")
 
@@ -73,7 +81,9 @@ class Examples:
         """
         labels, indices = np.unique(np.asarray(y), return_inverse=True)
         tensor = torch.from_numpy(np.ascontiguousarray(x if x.dtype != np.float64 else x.astype(np.float32)))
-        return cls(name, tensor, torch.from_numpy(indices.astype(np.int64)), tuple(map(str, labels)), (mean,), (std,))
+        return cls(
+            name, tensor, torch.from_numpy(indices.astype(np.int64)), tuple(map(str, labels)), (mean,), (std,)
+        )
 
     @cached_property
     def members(self) -> tuple[np.ndarray, ...]:
@@ -81,12 +91,14 @@ class Examples:
         y = self.y.numpy()
         order = np.argsort(y, kind="stable")
         edges = np.searchsorted(y[order], np.arange(len(self.labels) + 1))
-        return tuple(order[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True))
+        return tuple(order[start:stop] for start, stop in pairwise(edges))
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the examples and labels."""
-        digest = hashlib.sha256(f"{self.x.dtype}{tuple(self.x.shape)}{self.labels}{self.mean}{self.std}".encode())
+        digest = hashlib.sha256(
+            f"{self.x.dtype}{tuple(self.x.shape)}{self.labels}{self.mean}{self.std}".encode()
+        )
         digest.update(self.x.contiguous().numpy().tobytes())
         digest.update(self.y.numpy().tobytes())
         return digest.hexdigest()
@@ -130,12 +142,17 @@ class FewShotTask(Task):
     def episode(self, rng: np.random.Generator) -> Episode:
         examples, n_queries = self.source.examples, self.source.n_queries
         each = self.n_shots + n_queries
-        picks = np.stack([rng.choice(examples.members[label], each, replace=False) for label, _ in self.variants])
+        picks = np.stack(
+            [rng.choice(examples.members[label], each, replace=False) for label, _ in self.variants]
+        )
         turns = np.repeat([turn for _, turn in self.variants], each)
         x = examples.read(picks.ravel(), turns)  # (ways * each, *input_shape)
         x = x.view(len(self.variants), each, *x.shape[1:])
         y = torch.arange(len(self.variants)).unsqueeze(1).expand(-1, each)  # (ways, each)
-        return Episode(_batch(x[:, : self.n_shots], y[:, : self.n_shots]), _batch(x[:, self.n_shots :], y[:, self.n_shots :]))
+        return Episode(
+            _batch(x[:, : self.n_shots], y[:, : self.n_shots]),
+            _batch(x[:, self.n_shots :], y[:, self.n_shots :]),
+        )
 
 
 def _batch(x: Tensor, y: Tensor) -> Batch:
@@ -172,11 +189,17 @@ class FewShotSource(TaskSource):
     n_queries: int = 15
 
     def __post_init__(self) -> None:
-        for name, value in (("n_ways", self.n_ways), ("n_shots", self.n_shots), ("n_queries", self.n_queries)):
+        for name, value in (
+            ("n_ways", self.n_ways),
+            ("n_shots", self.n_shots),
+            ("n_queries", self.n_queries),
+        ):
             low, high = _range(value)
             least = 2 if name == "n_ways" else 1
             if low < least or high < low:
-                raise InvalidSetting(f"{name} is {value}; it must be at least {least}, and a range must not fall")
+                raise InvalidSetting(
+                    f"{name} is {value}; it must be at least {least}, and a range must not fall"
+                )
         if _range(self.n_ways)[1] > len(self.variants):
             raise InvalidSetting(
                 f"n_ways is {self.n_ways} but {self.examples.name} offers {len(self.variants)} classes here; "
@@ -188,17 +211,26 @@ class FewShotSource(TaskSource):
                 raise InvalidSetting(f"a class can be turned by 0, 1, 2 or 3 quarters, got {turns}")
             if len(self.examples.members[label]) < needed:
                 raise InvalidSetting(
-                    f"class {self.examples.labels[label]!r} of {self.examples.name} has {len(self.examples.members[label])} "
+                    f"class {self.examples.labels[label]!r} of {self.examples.name} has "
+                    f"{len(self.examples.members[label])} "
                     f"examples; {_range(self.n_shots)[1]} shots and {self.n_queries} queries need {needed}: "
                     "lower n_shots or n_queries, or leave that class out"
                 )
         turned = any(turns % 2 for _, turns in self.variants)
         if turned and (self.examples.x.ndim < 4 or self.examples.x.shape[-1] != self.examples.x.shape[-2]):
-            raise InvalidSetting(f"only square images can be turned; {self.examples.name} has shape {tuple(self.examples.x.shape)}")
+            raise InvalidSetting(
+                f"only square images can be turned; those of {self.examples.name} have shape "
+                f"{tuple(self.examples.x.shape[1:])}"
+            )
 
     @classmethod
     def of(
-        cls, examples: Examples, n_ways: int = 5, n_shots: int = 1, n_queries: int = 15, turns: Sequence[int] = (0,)
+        cls,
+        examples: Examples,
+        n_ways: int = 5,
+        n_shots: int = 1,
+        n_queries: int = 15,
+        turns: Sequence[int] = (0,),
     ) -> "FewShotSource":
         """Use every class of ``examples``, once for each of ``turns``."""
         variants = tuple((label, turn) for turn in turns for label in range(len(examples.labels)))
@@ -239,7 +271,7 @@ class FewShotSource(TaskSource):
         return dataclasses.replace(self, n_shots=n_shots)
 
     def split(self, seed: int, fractions: tuple[float, float] = (0.6, 0.2)) -> Splits:
-        """Split by label into train, validation and test sources: a class and its turned forms stay on one side.
+        """Split by label into train, validation and test; a class and its turned forms stay on one side.
 
         Parameters
         ----------

@@ -1,8 +1,8 @@
 """Where tasks come from.
 
-A :class:`TaskSource` is a family of related problems; it draws a :class:`Task`, and a task draws an :class:`Episode`. Every
-draw is a pure function of ``(seed, stream, step, index)``, so that a run can stop and resume anywhere, and so that two methods
-are judged on the same episodes.
+A :class:`TaskSource` is a family of related problems; it draws a :class:`Task`, and a task draws an
+:class:`Episode`. Every draw is a pure function of ``(seed, stream, step, index)``, so that a run can stop and
+resume anywhere, and so that two methods are judged on the same episodes.
 """
 
 import abc
@@ -19,7 +19,18 @@ from torch import Tensor
 from ..errors import InvalidData, InvalidSetting
 from ..types import Batch, Episode, TaskSpec
 
-__all__ = ["Collection", "MixedSource", "Splits", "Task", "TaskList", "TaskSource", "pad", "stack", "task_key", "task_rng"]
+__all__ = [
+    "Collection",
+    "MixedSource",
+    "Splits",
+    "Task",
+    "TaskList",
+    "TaskSource",
+    "pad",
+    "stack",
+    "task_key",
+    "task_rng",
+]
 
 
 class Task(abc.ABC):
@@ -69,14 +80,14 @@ class TaskSource(abc.ABC):
 
     @abc.abstractmethod
     def with_shots(self, n_shots: int) -> "TaskSource":
-        """Return the same source with another number of support examples (per class, where there are classes)."""
+        """Return the same source with other support sizes: examples per class, where there are classes."""
 
     @property
     def pool_spec(self) -> TaskSpec:
-        """The one problem that :meth:`pool` samples; for classification, over the classes of all tasks together."""
+        """The one problem that :meth:`pool` samples; its classes are those of all tasks together."""
         if self.spec.kind == "classification":
             raise InvalidData(
-                f"the tasks of a {type(self).__name__} have no classes in common, so they cannot be pooled into one problem; "
+                f"the tasks of a {type(self).__name__} have no classes in common, so they cannot be pooled; "
                 "start from random params instead"
             )
         return self.spec
@@ -99,8 +110,8 @@ class TaskSource(abc.ABC):
         Parameters
         ----------
         seed, stream, step
-            Name the draw: the same ones give the same episodes. Streams (``"train"``, ``"validation"``, …) never share
-            random numbers.
+            Name the draw: the same ones give the same episodes. Streams (``"train"``, ``"validation"``, …)
+            never share random numbers.
         n_tasks : int
 
         Returns
@@ -127,9 +138,10 @@ class Splits(NamedTuple):
 
 
 class Collection(abc.ABC):
-    """A named collection of past and future tasks, as settings: a frozen dataclass filed in ``registry.sources``.
+    """A named collection of past and future tasks, as settings.
 
-    Its fields are what a ``[tasks]`` section of a configuration may say; nothing is read before :meth:`splits`.
+    A frozen dataclass, filed in ``registry.sources``. Its fields are what a ``[tasks]`` section of a
+    configuration may say; nothing is read before :meth:`splits`.
     """
 
     @abc.abstractmethod
@@ -217,7 +229,12 @@ class TaskList(TaskSource):
 
     def describe(self) -> dict[str, object]:
         names = hashlib.sha256("\n".join(task.name for task in self.tasks).encode()).hexdigest()
-        return {"source": self.description, "n_tasks": len(self.tasks), "tasks": names, **self.common.to_dict()}
+        return {
+            "source": self.description,
+            "n_tasks": len(self.tasks),
+            "tasks": names,
+            **self.common.to_dict(),
+        }
 
     def with_shots(self, n_shots: int) -> "TaskList":
         tasks = tuple(self.reshoot(task, n_shots) for task in self.tasks)
@@ -228,7 +245,10 @@ class TaskList(TaskSource):
         return TaskList(tuple(filter(keep, self.tasks)), self.common, self.description, self.reshoot)
 
     def split(
-        self, seed: int, fractions: tuple[float, float] = (0.6, 0.2), family: Callable[[Task], str] | None = None
+        self,
+        seed: int,
+        fractions: tuple[float, float] = (0.6, 0.2),
+        family: Callable[[Task], str] | None = None,
     ) -> Splits:
         """Split into train, validation and test tasks.
 
@@ -245,8 +265,8 @@ class TaskList(TaskSource):
         InvalidData
             A side would be empty.
         """
-        family = family or (lambda task: task.name)
-        names = sorted({family(task) for task in self.tasks})
+        family_of = family or (lambda task: task.name)
+        names = sorted({family_of(task) for task in self.tasks})
         order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
         first, second = (round(share * len(order)) for share in (fractions[0], sum(fractions)))
         parts = [set(order[:first]), set(order[first:second]), set(order[second:])]
@@ -255,7 +275,7 @@ class TaskList(TaskSource):
                 f"{len(names)} families cannot be split by {fractions} without an empty side; "
                 "collect more tasks or change the fractions"
             )
-        return Splits(*(self.filter(lambda task, part=part: family(task) in part) for part in parts))
+        return Splits(*(self.filter(lambda task, part=part: family_of(task) in part) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -275,7 +295,9 @@ class MixedSource(TaskSource):
     def __post_init__(self) -> None:
         kinds = {(part.spec.kind, part.spec.input_shape) for part in self.parts}
         if len(kinds) != 1:
-            raise InvalidData(f"sources can be mixed only if their kind and input shape agree, got {sorted(kinds)}")
+            raise InvalidData(
+                f"sources can be mixed only if their kind and input shape agree, got {sorted(kinds)}"
+            )
         if self.weights and len(self.weights) != len(self.parts):
             raise InvalidSetting(f"{len(self.parts)} sources need as many weights, got {len(self.weights)}")
 
@@ -289,7 +311,11 @@ class MixedSource(TaskSource):
         return self.parts[int(rng.choice(len(self.parts), p=weights / weights.sum()))].task(rng)
 
     def describe(self) -> dict[str, object]:
-        return {"source": "mixed", "parts": [part.describe() for part in self.parts], "weights": list(self.weights)}
+        return {
+            "source": "mixed",
+            "parts": [part.describe() for part in self.parts],
+            "weights": list(self.weights),
+        }
 
     def with_shots(self, n_shots: int) -> "MixedSource":
         return MixedSource(tuple(part.with_shots(n_shots) for part in self.parts), self.weights)

@@ -43,7 +43,9 @@ class SinusoidTask(Task):
 
 @dataclass(frozen=True)
 class SinusoidSource(TaskSource):
-    """Sine waves with amplitude uniform in [0.1, 5] and phase uniform in [0, π], seen at x uniform in [−5, 5].
+    """Sine waves, each seen at a few points.
+
+    The amplitude is uniform in [0.1, 5], the phase in [0, π], and x in [−5, 5].
 
     Parameters
     ----------
@@ -62,7 +64,9 @@ class SinusoidSource(TaskSource):
 
     def __post_init__(self) -> None:
         if self.n_shots < 1 or self.n_queries < 1:
-            raise InvalidSetting(f"n_shots and n_queries must be at least 1, got {self.n_shots} and {self.n_queries}")
+            raise InvalidSetting(
+                f"n_shots and n_queries must be at least 1, got {self.n_shots} and {self.n_queries}"
+            )
 
     @property
     def spec(self) -> TaskSpec:
