@@ -1,0 +1,98 @@
+"""What came of a run as one HTML file to show to others: it asks nothing of any network, and holds no script.
+
+Findings are turned into words and numbers (:mod:`.summary`, :mod:`.provenance`), charts (:mod:`.charts`) and pictures of example
+episodes (:mod:`.examples`), and a template arranges them. Equal findings give equal files.
+"""
+
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingDependency, StoreError
+from ..experiment import Findings
+from ..files import replacing
+
+__all__ = ["check_installed", "write_report"]
+
+
+def check_installed() -> None:
+    """Raise unless a report could be written; worth asking before hours of training.
+
+    Raises
+    ------
+    MissingDependency
+        matplotlib or Jinja2 is not there.
+    """
+    try:
+        import jinja2
+        import matplotlib
+
+        _ = jinja2, matplotlib
+    except ImportError as error:
+        raise MissingDependency(
+            f"a report needs {error.name or 'matplotlib and jinja2'}, which is not installed: pip install 'tasklore[report]'"
+        ) from error
+
+
+def write_report(findings: Findings, path: Path) -> Path:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    findings : Findings
+        From :func:`tasklore.experiment.conduct`. Its store must still be open: the report says what it remembers.
+    path : Path
+        Where to; a file there is replaced. Folders are made as needed.
+
+    Returns
+    -------
+    Path
+        ``path``.
+
+    Raises
+    ------
+    MissingDependency
+        matplotlib or Jinja2 is not installed.
+    StoreError
+        The file cannot be written.
+    """
+    check_installed()
+    html = _render(findings).encode()
+    try:
+        with replacing(path) as file:
+            file.write(html)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; choose a place that can be written"
+        ) from error
+    return path
+
+
+def _render(findings: Findings) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    from . import charts, examples, provenance, summary
+
+    folder = importlib.resources.files(__package__)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["duration"] = summary.duration
+    comparison = summary.compare(findings)
+    rounds = provenance.rounds_of(findings)
+    content: dict[str, Any] = {
+        "style": Markup((folder / "style.css").read_text(encoding="utf-8")),
+        "comparison": comparison,
+        "overview": summary.overview(findings),
+        "rounds": rounds,
+        "over_steps": findings.over_steps,
+        "stopped": findings.outcome.reason,
+        "charts": charts.draw_all(findings, comparison, rounds),
+        "examples": examples.draw(findings),
+        "remembered": provenance.remembered(findings),
+        "facts": provenance.facts(findings),
+        "sides": provenance.sides(findings),
+        "recipe": provenance.recipe(findings),
+    }
+    return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8")).render(content)

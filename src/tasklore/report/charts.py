@@ -1,0 +1,321 @@
+"""Charts as SVG that lives in the page: its colours are the page's own, so they follow light, dark and print."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from ..experiment import Findings
+from ..learners.gradient import GradientLearner
+from .provenance import Round
+from .summary import N_STYLES, Comparison, Method
+
+__all__ = ["MARKERS", "Charts", "Panel", "draw_all", "draw_curves", "method_colour", "swatch"]
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+WIDTH, HEIGHT = 460, 290  # px of the page; readable down to the width of a phone
+
+# Stand-ins that the page's own colours take the place of, see _in_page_colours.
+INK, MUTED, GRID, PAPER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
+METHODS = tuple(f"#0a0c{index:02x}" for index in range(N_STYLES))
+
+SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
+    "text.parse_math": False,  # a $ in somebody's name is a $
+    "font.family": "sans-serif",
+    "font.size": 13,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 1,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.formatter.use_mathtext": False,
+    "axes.unicode_minus": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "lines.linewidth": 2,
+    "lines.markersize": 7,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One curve of an example: what was predicted where."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Charts:
+    """The charts of a report; empty where there is nothing to draw."""
+
+    validation: Markup
+    loss: Markup
+    shots: Markup
+    steps: Markup
+    swatches: dict[str, Markup]
+
+
+def draw_all(findings: Findings, comparison: Comparison, rounds: Sequence[Round]) -> Charts:
+    """Draw what the findings offer."""
+    return Charts(
+        _validation(rounds),
+        _loss(rounds),
+        _over_shots(comparison),
+        _over_steps(findings),
+        {method.name: swatch(method) for method in comparison.methods},
+    )
+
+
+def method_colour(style: int) -> str:
+    """Return the colour of a method, for use in a chart."""
+    return METHODS[style % N_STYLES]
+
+
+def swatch(method: Method) -> Markup:
+    """Draw a method's marker as it appears in the charts."""
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(14 / 72, 14 / 72))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        axes.plot(
+            [0], [0], MARKERS[method.style], color=METHODS[method.style], markersize=9, markeredgewidth=0
+        )
+        return _svg(figure, f"swatch-{method.style}", "")
+
+
+def draw_curves(name: str, alt: str, support: Panel, truth: Panel, predicted: Sequence[Panel]) -> Markup:
+    """Draw a regression task: its points, the truth, and one line for each prediction.
+
+    Parameters
+    ----------
+    name : str
+        For ids; unique in the page.
+    alt : str
+        What the picture shows, in words.
+    support, truth : Panel
+        Points seen, and values at the queries, in order of x.
+    predicted : sequence of Panel
+        The last is the result; earlier ones lead there.
+    """
+    dashes: list[Any] = [(0, (1, 1.6)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5))]
+    with _chart(name, alt) as (axes, drawn):
+        many = len(truth.x) >= 40
+        axes.plot(
+            truth.x,
+            truth.y,
+            "-" if many else ".",
+            color=MUTED,
+            linewidth=5,
+            alpha=0.35,
+            label=truth.label,
+            solid_capstyle="round",
+        )
+        for index, panel in enumerate(predicted):
+            last = index == len(predicted) - 1
+            axes.plot(
+                panel.x,
+                panel.y,
+                color=METHODS[0] if last else METHODS[1],
+                linewidth=2.4 if last else 1.6,
+                linestyle="-" if last else dashes[index % len(dashes)],
+                label=panel.label,
+            )
+        axes.plot(
+            support.x,
+            support.y,
+            "o",
+            color=INK,
+            markersize=8,
+            markeredgecolor=PAPER,
+            markeredgewidth=1.5,
+            label=support.label,
+            zorder=5,
+        )
+        axes.set_title("y", loc="left", color=MUTED, fontsize=13)
+        axes.set_xlabel("x")
+        axes.margins(y=0.12)
+    return drawn[0]
+
+
+def _validation(rounds: Sequence[Round]) -> Markup:
+    if not rounds:
+        return Markup("")
+    scores = [turn.score for turn in rounds]
+    scale, unit = _scale(scores[0].metric)
+    steps = [turn.step for turn in rounds]
+    best = next((turn for turn in rounds if turn.is_best), rounds[-1])
+    alt = f"Validation {unit} against meta-updates: {scores[0]} after round 1, best {best.score} after round {best.number}."
+    with _chart("validation", alt) as (axes, drawn):
+        low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
+        axes.fill_between(steps, low, high, color=METHODS[0], alpha=0.2, linewidth=0)
+        axes.plot(steps, [scale * score.mean for score in scores], "o-", color=METHODS[0], markersize=4)
+        axes.plot(
+            [best.step],
+            [scale * best.score.mean],
+            "o",
+            color=PAPER,
+            markeredgecolor=METHODS[0],
+            markeredgewidth=2.5,
+        )
+        above = best.score.higher_is_better
+        axes.annotate(
+            f"best: round {best.number}",
+            (best.step, scale * best.score.mean),
+            (0, -18 if above else 12),
+            textcoords="offset points",
+            ha="right" if best.step > sum(steps[:: len(steps) - 1 or 1]) / 2 else "left",
+        )
+        for before, after in zip(rounds, rounds[1:], strict=False):
+            if after.rate < before.rate:
+                axes.axvline(after.step, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        _finish(axes, f"{unit}, mean and 95 % interval", "meta-updates")
+        axes.set_xlim(left=0)
+    return drawn[0]
+
+
+def _loss(rounds: Sequence[Round]) -> Markup:
+    points = [(turn.step, turn.loss) for turn in rounds if turn.loss is not None]
+    if not points:
+        return Markup("")
+    steps, losses = zip(*points, strict=True)
+    alt = f"Training loss against meta-updates: {losses[0]:.3g} in round 1, {losses[-1]:.3g} in the last."
+    with _chart("loss", alt) as (axes, drawn):
+        axes.plot(steps, losses, "o-", color=METHODS[0], markersize=4)
+        kind = "nats" if rounds[0].score.metric == "accuracy" else "squared error"
+        _finish(axes, f"training loss ({kind}), mean of each round", "meta-updates")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    return drawn[0]
+
+
+def _over_shots(comparison: Comparison) -> Markup:
+    if not comparison.shots:
+        return Markup("")
+    scale, unit = _scale(comparison.metric)
+    best = {
+        n: next(name for (name, count), cell in comparison.cells.items() if count == n and cell.is_best)
+        for n in comparison.shots
+    }
+    alt = f"{unit} of each method against support examples; best: " + ", ".join(
+        f"{name} at {comparison.count(n)}" for n, name in best.items()
+    )
+    with _chart("shots", alt) as (axes, drawn):
+        spread = len(comparison.methods) - 1
+        for index, method in reversed(list(enumerate(comparison.methods))):
+            counts = [n for n in comparison.shots if (method.name, n) in comparison.cells]
+            scores = [comparison.cells[method.name, n].score for n in counts]
+            axes.errorbar(
+                # A little apart from one another, so that intervals do not hide each other.
+                [comparison.shots.index(n) + 0.05 * (index - spread / 2) for n in counts],
+                [scale * score.mean for score in scores],
+                [scale * score.half_width for score in scores],
+                color=METHODS[method.style],
+                marker=MARKERS[method.style],
+                markeredgewidth=0,
+                linestyle=(0, (4, 2)) if method.is_baseline else "-",
+                linewidth=1.3 if method.is_baseline else 2.4,
+                elinewidth=1.5,
+            )
+        axes.xaxis.set_major_locator(FixedLocator(range(len(comparison.shots))))
+        axes.set_xticklabels([str(n) for n in comparison.shots])
+        axes.set_xlim(-0.35, len(comparison.shots) - 0.65)
+        _finish(
+            axes,
+            f"{unit}, mean and 95 % interval",
+            "support examples" + (" per class" if comparison.per_class else ""),
+        )
+    return drawn[0]
+
+
+def _over_steps(findings: Findings) -> Markup:
+    if not findings.over_steps:
+        return Markup("")
+    steps = sorted(findings.over_steps)
+    scores = [findings.over_steps[n].score for n in steps]
+    scale, unit = _scale(scores[0].metric)
+    alt = f"{unit} against inner gradient steps: " + ", ".join(
+        f"{score} after {n}" for n, score in zip(steps, scores, strict=True)
+    )
+    with _chart("steps", alt) as (axes, drawn):
+        low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
+        axes.fill_between(steps, low, high, color=METHODS[0], alpha=0.2, linewidth=0)
+        axes.plot(steps, [scale * score.mean for score in scores], "o-", color=METHODS[0], markersize=6)
+        learner = findings.prior.learner
+        if isinstance(learner, GradientLearner):
+            axes.axvline(learner.inner_steps, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+            axes.annotate(
+                "as trained",
+                (learner.inner_steps, 0.03),
+                (6, 0),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                color=MUTED,
+            )
+        axes.xaxis.set_major_locator(FixedLocator(steps))
+        _finish(axes, f"{unit}, mean and 95 % interval", "gradient steps on the support")
+    return drawn[0]
+
+
+@contextmanager
+def _chart(name: str, alt: str) -> Iterator[tuple[Axes, list[Markup]]]:
+    """Give axes to draw on; afterwards the list holds the picture."""
+    drawn: list[Markup] = []
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(axis="y", color=GRID, linewidth=1)
+        yield axes, drawn
+        drawn.append(_svg(figure, name, alt))
+
+
+def _finish(axes: Axes, y: str, x: str) -> None:
+    axes.set_title(
+        y[:1].upper() + y[1:], loc="left", color=MUTED, fontsize=13
+    )  # above, where it needs no turned head
+    axes.set_xlabel(x)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.spines["left"].set_visible(False)
+
+
+def _scale(metric: str) -> tuple[float, str]:
+    return (100.0, "accuracy (%)") if metric == "accuracy" else (1.0, "squared error")
+
+
+def _svg(figure: Figure, name: str, alt: str) -> Markup:
+    """Return the figure as an element of the page, the same for the same figure."""
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Ids are unique within a figure only, and the page holds several.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    label = f'role="img" aria-label="{Markup.escape(alt)}"' if alt else 'aria-hidden="true"'
+    return Markup(_in_page_colours(text).replace("<svg", f"<svg {label}", 1))
+
+
+def _in_page_colours(text: str) -> str:
+    names = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
+    names |= {colour: f"method-{index}" for index, colour in enumerate(METHODS)}
+    return re.sub("|".join(names), lambda found: f"var(--{names[found.group()]})", text)
