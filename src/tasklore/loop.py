@@ -112,7 +112,7 @@ class Stop:
     target : float, optional
         End when the whole 95 % interval of the validation score is at least this good.
     rounds : int, optional
-        End after so many rounds.
+        End after so many rounds; 10 if no limit at all is given.
     minutes : float, optional
         End after so much wall-clock time, earlier sittings of a resumed run included.
     plateau : int, optional
@@ -120,13 +120,13 @@ class Stop:
     """
 
     target: float | None = None
-    rounds: int | None = 10
+    rounds: int | None = None
     minutes: float | None = None
     plateau: int | None = None
 
     def __post_init__(self) -> None:
-        if self.target is None and self.rounds is None and self.minutes is None and self.plateau is None:
-            raise InvalidSetting("nothing would ever end this run: set a target, rounds, minutes or plateau")
+        if self.rounds is None and self.minutes is None and self.plateau is None:
+            object.__setattr__(self, "rounds", 10)  # a target alone might never be reached
         for name in ("rounds", "minutes", "plateau"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -450,9 +450,7 @@ class GradientTrainer:
         if prior is not None:
             return init(prior.params, self.settings, started_from="prior")
         if self.settings.initial == "pretrained":
-            return init(
-                self.learner, pretrain(self.learner, past, self.settings), self.settings, "pretrained"
-            )
+            return init(pretrain(self.learner, past, self.settings), self.settings, "pretrained")
         generator = Generator().manual_seed(self.settings.seed)
         return init(self.learner.init(self.spec, generator), self.settings)
 
