@@ -1,7 +1,8 @@
 """What came of a run as one HTML file to show to others: it asks nothing of any network, and holds no script.
 
-Findings are turned into words and numbers (:mod:`.summary`, :mod:`.provenance`), charts (:mod:`.charts`) and pictures of example
-episodes (:mod:`.examples`), and a template arranges them. Equal findings give equal files.
+Findings are turned into words and numbers (:mod:`.summary`, :mod:`.provenance`), charts (:mod:`.charts`) and
+pictures of example episodes (:mod:`.examples`), and a template arranges them. Equal findings give
+equal files.
 """
 
 import importlib.resources
@@ -30,7 +31,8 @@ def check_installed() -> None:
         _ = jinja2, matplotlib
     except ImportError as error:
         raise MissingDependency(
-            f"a report needs {error.name or 'matplotlib and jinja2'}, which is not installed: pip install 'tasklore[report]'"
+            f"a report needs {error.name or 'matplotlib and jinja2'}, which is not installed: "
+            "pip install 'tasklore[report]'"
         ) from error
 
 
@@ -40,7 +42,8 @@ def write_report(findings: Findings, path: Path) -> Path:
     Parameters
     ----------
     findings : Findings
-        From :func:`tasklore.experiment.conduct`. Its store must still be open: the report says what it remembers.
+        From :func:`tasklore.experiment.conduct`. Its store must still be open: the report says what it
+        remembers.
     path : Path
         Where to; a file there is replaced. Folders are made as needed.
 
@@ -74,11 +77,11 @@ def _render(findings: Findings) -> str:
 
     from . import charts, examples, provenance, summary
 
-    folder = importlib.resources.files(__package__)
+    folder = importlib.resources.files("tasklore.report")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["duration"] = summary.duration
+    environment.filters |= {"duration": summary.duration, "written": summary.written}
     comparison = summary.compare(findings)
     rounds = provenance.rounds_of(findings)
     content: dict[str, Any] = {

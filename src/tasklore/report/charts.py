@@ -1,8 +1,9 @@
-"""Charts as SVG that lives in the page: its colours are the page's own, so they follow light, dark and print."""
+"""Charts as SVG that is part of the page: its colours are the page's, and follow light, dark and print."""
 
 import io
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from ..experiment import Findings
 from ..learners.gradient import GradientLearner
+from ..registry import learners
 from .provenance import Round
-from .summary import N_STYLES, Comparison, Method
+from .summary import N_STYLES, Comparison, Method, written
 
-__all__ = ["MARKERS", "Charts", "Panel", "draw_all", "draw_curves", "method_colour", "swatch"]
+__all__ = ["MARKERS", "Charts", "Panel", "draw_all", "draw_curves"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 WIDTH, HEIGHT = 460, 290  # px of the page; readable down to the width of a phone
@@ -27,7 +29,7 @@ WIDTH, HEIGHT = 460, 290  # px of the page; readable down to the width of a phon
 INK, MUTED, GRID, PAPER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
 METHODS = tuple(f"#0a0c{index:02x}" for index in range(N_STYLES))
 
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
     "text.parse_math": False,  # a $ in somebody's name is a $
     "font.family": "sans-serif",
@@ -38,8 +40,7 @@ SETTINGS: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "axes.formatter.use_mathtext": False,
-    "axes.unicode_minus": True,
+    "axes.ymargin": 0.08,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -69,25 +70,26 @@ class Charts:
     shots: Markup
     steps: Markup
     swatches: dict[str, Markup]
+    legend: dict[str, Markup]
 
 
 def draw_all(findings: Findings, comparison: Comparison, rounds: Sequence[Round]) -> Charts:
     """Draw what the findings offer."""
+    name = learners.name_of(type(findings.prior.learner))
+    colour = METHODS[next((method.style for method in comparison.methods if method.name == name), 0)]
     return Charts(
-        _validation(rounds),
-        _loss(rounds),
+        _validation(rounds, colour),
+        _loss(rounds, colour),
         _over_shots(comparison),
-        _over_steps(findings),
-        {method.name: swatch(method) for method in comparison.methods},
+        _over_steps(findings, colour),
+        *(
+            {method.name: _swatch(method, place) for method in comparison.methods}
+            for place in ("table", "legend")
+        ),
     )
 
 
-def method_colour(style: int) -> str:
-    """Return the colour of a method, for use in a chart."""
-    return METHODS[style % N_STYLES]
-
-
-def swatch(method: Method) -> Markup:
+def _swatch(method: Method, place: str) -> Markup:
     """Draw a method's marker as it appears in the charts."""
     with rc_context(SETTINGS):
         figure = Figure(figsize=(14 / 72, 14 / 72))
@@ -96,7 +98,7 @@ def swatch(method: Method) -> Markup:
         axes.plot(
             [0], [0], MARKERS[method.style], color=METHODS[method.style], markersize=9, markeredgewidth=0
         )
-        return _svg(figure, f"swatch-{method.style}", "")
+        return _svg(figure, f"{place}-{method.style}", "")
 
 
 def draw_curves(name: str, alt: str, support: Panel, truth: Panel, predicted: Sequence[Panel]) -> Markup:
@@ -150,38 +152,36 @@ def draw_curves(name: str, alt: str, support: Panel, truth: Panel, predicted: Se
         axes.set_title("y", loc="left", color=MUTED, fontsize=13)
         axes.set_xlabel("x")
         axes.margins(y=0.12)
+        axes.figure.legend(
+            loc="outside lower left", ncols=3, frameon=False, handlelength=2.2, columnspacing=1.4
+        )
     return drawn[0]
 
 
-def _validation(rounds: Sequence[Round]) -> Markup:
+def _validation(rounds: Sequence[Round], colour: str) -> Markup:
     if not rounds:
         return Markup("")
     scores = [turn.score for turn in rounds]
     scale, unit = _scale(scores[0].metric)
     steps = [turn.step for turn in rounds]
     best = next((turn for turn in rounds if turn.is_best), rounds[-1])
-    alt = f"Validation {unit} against meta-updates: {scores[0]} after round 1, best {best.score} after round {best.number}."
+    alt = (
+        f"Validation {unit} against meta-updates: {written(scores[0])} after round 1, "
+        f"best {written(best.score)} after round {best.number}."
+    )
     with _chart("validation", alt) as (axes, drawn):
         low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
-        axes.fill_between(steps, low, high, color=METHODS[0], alpha=0.2, linewidth=0)
-        axes.plot(steps, [scale * score.mean for score in scores], "o-", color=METHODS[0], markersize=4)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(steps, [scale * score.mean for score in scores], "o-", color=colour, markersize=4)
         axes.plot(
             [best.step],
             [scale * best.score.mean],
             "o",
             color=PAPER,
-            markeredgecolor=METHODS[0],
+            markeredgecolor=colour,
             markeredgewidth=2.5,
         )
-        above = best.score.higher_is_better
-        axes.annotate(
-            f"best: round {best.number}",
-            (best.step, scale * best.score.mean),
-            (0, -18 if above else 12),
-            textcoords="offset points",
-            ha="right" if best.step > sum(steps[:: len(steps) - 1 or 1]) / 2 else "left",
-        )
-        for before, after in zip(rounds, rounds[1:], strict=False):
+        for before, after in itertools.pairwise(rounds):
             if after.rate < before.rate:
                 axes.axvline(after.step, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
         _finish(axes, f"{unit}, mean and 95 % interval", "meta-updates")
@@ -189,14 +189,14 @@ def _validation(rounds: Sequence[Round]) -> Markup:
     return drawn[0]
 
 
-def _loss(rounds: Sequence[Round]) -> Markup:
+def _loss(rounds: Sequence[Round], colour: str) -> Markup:
     points = [(turn.step, turn.loss) for turn in rounds if turn.loss is not None]
     if not points:
         return Markup("")
     steps, losses = zip(*points, strict=True)
     alt = f"Training loss against meta-updates: {losses[0]:.3g} in round 1, {losses[-1]:.3g} in the last."
     with _chart("loss", alt) as (axes, drawn):
-        axes.plot(steps, losses, "o-", color=METHODS[0], markersize=4)
+        axes.plot(steps, losses, "o-", color=colour, markersize=4)
         kind = "nats" if rounds[0].score.metric == "accuracy" else "squared error"
         _finish(axes, f"training loss ({kind}), mean of each round", "meta-updates")
         axes.set_xlim(left=0)
@@ -243,25 +243,25 @@ def _over_shots(comparison: Comparison) -> Markup:
     return drawn[0]
 
 
-def _over_steps(findings: Findings) -> Markup:
+def _over_steps(findings: Findings, colour: str) -> Markup:
     if not findings.over_steps:
         return Markup("")
     steps = sorted(findings.over_steps)
     scores = [findings.over_steps[n].score for n in steps]
     scale, unit = _scale(scores[0].metric)
     alt = f"{unit} against inner gradient steps: " + ", ".join(
-        f"{score} after {n}" for n, score in zip(steps, scores, strict=True)
+        f"{written(score)} after {n}" for n, score in zip(steps, scores, strict=True)
     )
     with _chart("steps", alt) as (axes, drawn):
         low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
-        axes.fill_between(steps, low, high, color=METHODS[0], alpha=0.2, linewidth=0)
-        axes.plot(steps, [scale * score.mean for score in scores], "o-", color=METHODS[0], markersize=6)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(steps, [scale * score.mean for score in scores], "o-", color=colour, markersize=6)
         learner = findings.prior.learner
         if isinstance(learner, GradientLearner):
             axes.axvline(learner.inner_steps, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
             axes.annotate(
                 "as trained",
-                (learner.inner_steps, 0.03),
+                (learner.inner_steps, 0.03 if scores[0].higher_is_better else 0.92),
                 (6, 0),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
@@ -273,7 +273,7 @@ def _over_steps(findings: Findings) -> Markup:
 
 
 @contextmanager
-def _chart(name: str, alt: str) -> Iterator[tuple[Axes, list[Markup]]]:
+def _chart(name: str, alt: str) -> Generator[tuple[Axes, list[Markup]]]:
     """Give axes to draw on; afterwards the list holds the picture."""
     drawn: list[Markup] = []
     with rc_context(SETTINGS):
@@ -290,6 +290,10 @@ def _finish(axes: Axes, y: str, x: str) -> None:
     )  # above, where it needs no turned head
     axes.set_xlabel(x)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    low, high = axes.get_ylim()
+    axes.set_ylim(
+        max(low, 0.0), min(high, 101.0) if y.startswith("accuracy") else high
+    )  # no score lies beyond
     axes.xaxis.set_minor_locator(NullLocator())
     axes.spines["left"].set_visible(False)
 
@@ -306,7 +310,10 @@ def _svg(figure: Figure, name: str, alt: str) -> Markup:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     # Ids are unique within a figure only, and the page holds several.
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)

@@ -58,6 +58,11 @@ class ImageExample:
     n_right: int
     n_queries: int
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all queries are shown."""
+        return sum(len(shown.answers) for shown in self.classes) == self.n_queries
+
 
 @dataclass(frozen=True)
 class CurveExample:
@@ -66,6 +71,7 @@ class CurveExample:
     name: str
     picture: Markup
     error: float
+    n_steps: int | None
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,7 @@ def _curve_example(findings: Findings, source: TaskSource, index: int) -> CurveE
     grid = torch.linspace(float(joined.x.min()), float(joined.x.max()), N_GRID).unsqueeze(1)
     inputs = Inputs(grid, torch.ones(N_GRID))
     stages: list[tuple[str, Learner]] = [("prediction", learner)]
+    usual: int | None = None
     if isinstance(learner, GradientLearner):
         usual = learner.inner_steps if learner.test_steps is None else learner.test_steps
         counts = sorted({0, 1, usual, max(findings.over_steps, default=usual)})
@@ -155,12 +162,15 @@ def _curve_example(findings: Findings, source: TaskSource, index: int) -> CurveE
     support = Panel("support", episode.support.x.flatten().tolist(), episode.support.y.flatten().tolist())
     answer = _predict(findings, learner, source, episode, key, episode.query.inputs)
     error = float(((answer - episode.query.y) ** 2).mean())
-    alt = f"Task {task.name}: {len(support.x)} support points, the truth, and the prediction {' and '.join(p.label for p in panels)}."
-    return CurveExample(task.name, draw_curves(f"curve-{index}", alt, support, truth, panels), error)
+    alt = (
+        f"Task {task.name}: {len(support.x)} support points, the truth, and the prediction "
+        f"{', '.join(panel.label for panel in panels)}."
+    )
+    return CurveExample(task.name, draw_curves(f"curve-{index}", alt, support, truth, panels), error, usual)
 
 
 def _first(source: TaskSource, seed: int, index: int) -> tuple[tuple[str, ...], Episode, Tensor]:
-    """Return labels, episode and key of one of the first test tasks, as :func:`tasklore.evaluate.evaluate` draws them."""
+    """Return labels, episode and key of a test task, drawn as :func:`tasklore.evaluate.evaluate` does."""
     rng = task_rng(seed, "test", 0, index)
     task = source.task(rng)
     return task.labels, task.episode(rng), torch.tensor([task_key(seed, "test", 0, index)], dtype=torch.int64)

@@ -12,6 +12,7 @@ from ..experience.records import (
     ModelRecord,
     RoundRecord,
     RunRecord,
+    TaskRecord,
 )
 from ..experiment import Findings
 from ..scores import Score
@@ -120,8 +121,11 @@ def remembered(findings: Findings) -> Remembered:
     counts: list[tuple[str, int, int]] = []
     for record_type in RECORD_TYPES:
         kind = record_type.kind_name
-        ours = len(store.find(record_type, own[kind])) if kind in own else len(tasks)
-        counts.append((kind, ours, len(store.find(record_type))))
+        if record_type is TaskRecord:
+            ours = sum(task.fingerprint in tasks for task in store.find(TaskRecord))
+        else:
+            ours = len(store.find(record_type, own[kind]))
+        counts.append((f"{kind.capitalize()}s", ours, len(store.find(record_type))))
     rounds = {turn.step: turn for turn in rounds_of(findings)}
     kept = [
         Kept(turn.number, record.path, record.checksum, turn.score)

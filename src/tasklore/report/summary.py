@@ -1,6 +1,7 @@
 """The result in words and numbers: which method is best, by how much, and how sure that is."""
 
 import inspect
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,17 @@ from ..experiment import Findings, Row
 from ..registry import learners
 from ..scores import Score
 
-__all__ = ["Cell", "Comparison", "Method", "Overview", "Verdict", "compare", "duration", "overview"]
+__all__ = [
+    "Cell",
+    "Comparison",
+    "Method",
+    "Overview",
+    "Verdict",
+    "compare",
+    "duration",
+    "overview",
+    "written",
+]
 
 N_STYLES = 8
 """Colours and markers there are; more methods than that share them."""
@@ -44,11 +55,6 @@ class Cell:
     is_best: bool
     seconds_per_task: float
 
-    @property
-    def text(self) -> str:
-        """The mean and its interval."""
-        return str(self.score)
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -76,7 +82,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """``"ahead"`` or ``"behind"`` if the whole interval of the gain says so, ``"level"`` else, ``"alone"`` without a rival."""
+        """One of ``ahead``, ``behind`` (the whole interval of the gain says so), ``level``, or ``alone``."""
         if self.gain is None:
             return "alone"
         low, high = self.gain.interval
@@ -85,26 +91,25 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The comparison with its interval."""
+        ours = f"{self.learner} reaches {written(self.score)}"
         if self.gain is None or self.rival is None:
-            return f"{self.learner} reaches {self.score}; no baseline was run beside it."
-        low, high = self.gain.interval
-        scale, unit = (100.0, "points") if self.score.metric == "accuracy" else (1.0, "less squared error")
-        by = f"{scale * abs(self.gain.mean):.3g} {unit}"
-        interval = f"95 % interval {_signed(scale * low)} to {_signed(scale * high)}"
-        if self.outcome == "level":
-            return (
-                f"{self.learner} ({self.score}) and the best baseline, {self.baseline} ({self.rival}), cannot be told apart: "
-                f"the difference is {_signed(scale * self.gain.mean)} ({interval})."
-            )
-        first, second = (self.learner, "the best baseline, " + self.baseline)
-        if self.outcome == "behind":
-            first, second = f"the baseline {self.baseline}", self.learner
-            ours, theirs = self.rival, self.score
-            interval = f"95 % interval {_signed(-scale * high)} to {_signed(-scale * low)}"
+            return f"{ours}; no baseline was run beside it."
+        both = f"{ours}, the best baseline ({self.baseline}) {written(self.rival)}"
+        if self.score.metric == "accuracy":
+            scale, decimals, better, worse = 100.0, 1, "points better", "points worse"
         else:
-            ours, theirs = self.score, self.rival
-        verb = f"{by} more than" if self.score.metric == "accuracy" else f"{by} than"
-        return f"{first} reaches {ours}, {verb} {second} ({theirs}); {interval}, task by task."
+            scale, decimals, better, worse = 1.0, _decimals(self.gain.half_width), "lower", "higher"
+        low, high = (scale * end for end in self.gain.interval)
+        if self.outcome == "level":
+            interval = f"{low:+.{decimals}f} to {high:+.{decimals}f}".replace("-", "−")
+            return f"{both}: no clear difference (95 % interval {interval}, paired by task)."
+        if self.outcome == "behind":
+            low, high = -high, -low
+        difference = (
+            f"{scale * abs(self.gain.mean):.{decimals}f} {better if self.outcome == 'ahead' else worse}"
+        )
+        interval = f"{low:.{decimals}f} to {high:.{decimals}f}"
+        return f"{both}: {difference} (95 % interval {interval}, paired by task)."
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,16 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        """The main result in one sentence: that with the fewest examples, and whether more examples change it."""
+        """The main result in one sentence: that with the fewest examples, and where else a baseline wins."""
         if not self.verdicts:
             return "Nothing was tested"
+        lost = [str(verdict.shots) for verdict in self.verdicts[1:] if verdict.outcome == "behind"]
+        if not lost or self.verdicts[0].outcome == "behind":
+            return self._main_result
+        return f"{self._main_result}; from {' and '.join(lost)}, a baseline wins"
+
+    @property
+    def _main_result(self) -> str:
         first = self.verdicts[0]
         start = f"From {self.count(first.shots)}"
         size = _short(first.score)
@@ -153,9 +165,10 @@ class Comparison:
             return (
                 f"{start}, {first.learner} reaches {size} on unseen tasks, {_margin(first)} the best baseline"
             )
+        rival = f"{first.baseline} reaches {_short(first.rival)}"
         if first.outcome == "behind":
-            return f"{start}, a baseline wins: {first.baseline} reaches {_short(first.rival)}, {first.learner} {size}"
-        return f"{start}, {first.learner} is no better than the baseline {first.baseline}: {size} against {_short(first.rival)}"
+            return f"{start}, a baseline wins: {rival}, {first.learner} {size}"
+        return f"{start}, {first.learner} reaches {size}, no clear difference to a baseline: {rival}"
 
 
 @dataclass(frozen=True)
@@ -239,6 +252,20 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
+def written(score: Score) -> str:
+    """Write a score with as many digits as its interval justifies.
+
+    Examples
+    --------
+    >>> written(Score("mse", 0.867512, 0.1634, 100)), written(Score("accuracy", 0.9, 0.012, 100))
+    ('0.87 ± 0.16', '90.00 ± 1.20 %')
+    """
+    if score.metric == "accuracy" or not 0 < score.half_width < math.inf:
+        return str(score)
+    decimals = _decimals(score.half_width)
+    return f"{score.mean:.{decimals}f} ± {score.half_width:.{decimals}f}"
+
+
 def _best(rows: Sequence[Row]) -> Row | None:
     best: Row | None = None
     for row in rows:
@@ -280,8 +307,9 @@ def _short(score: Score) -> str:
     )
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
+def _decimals(half_width: float) -> int:
+    """Return how many decimals show two digits of an interval."""
+    return max(0, 1 - math.floor(math.log10(half_width))) if 0 < half_width < math.inf else 3
 
 
 def _about(name: str) -> str:
