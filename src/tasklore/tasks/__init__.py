@@ -1,5 +1,5 @@
 """Where problems come from. Importing this package files the built-in collections in ``registry.sources``."""
 
-from . import synthetic
+from . import images, synthetic
 
-__all__ = ["synthetic"]
+__all__ = ["images", "synthetic"]

@@ -1,0 +1,285 @@
+"""Accuracy of every learner under a stated budget, with its baselines and the published figure beside it.
+
+    python benchmarks/fewshot.py sinusoid            # minutes
+    python benchmarks/fewshot.py omniglot --minutes 30
+    python benchmarks/fewshot.py --list
+
+A table is a set of runs, each an ordinary configuration. A run that was stopped goes on where it was; one
+that is finished is read back. Settings were chosen on validation tasks; the test tasks are looked at once, by
+this program.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tasklore.evaluate import evaluate
+from tasklore.experience.store import open_store
+from tasklore.experiment import Experiment, Findings, conduct
+from tasklore.loop import Watch
+from tasklore.scores import Score
+from tasklore.tasks.few_shot import FewShotSource
+from tasklore.workspace import hardware, versions
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a table.
+
+    Parameters
+    ----------
+    table : str
+    learner : str
+        Its registered name.
+    sections : dict
+        The configuration, as the sections of a TOML file.
+    minutes : float
+        Budget on two cores.
+    published : str
+        The figure of the paper, and which.
+    """
+
+    table: str
+    learner: str
+    sections: dict[str, dict[str, Any]]
+    minutes: float
+    published: str = ""
+
+    @property
+    def experiment(self) -> Experiment:
+        """Return the settings, complete."""
+        sections = {**self.sections, "learner": {"name": self.learner, **self.sections.get("learner", {})}}
+        return Experiment.from_sections(sections)
+
+
+SINUSOID = {
+    "tasks": {"name": "sinusoid", "n_shots": 5, "n_queries": 15},
+    "net": {"name": "mlp", "hidden": [40, 40]},
+    "train": {"n_tasks": 50, "steps": 2000, "learning_rate": 4e-3, "patience": 2},
+    "test": {"shots": [5, 10], "inner_steps": list(range(11)), "n_curve": 600},
+}
+OMNIGLOT = {
+    "tasks": {"name": "omniglot"},
+    "net": {"name": "conv4", "halving": "stride"},
+    "train": {"n_validation": 200, "patience": 2},
+    "test": {"shots": [1, 5], "n_tasks": 600, "baselines": True},
+}
+
+
+def row(
+    table: str,
+    learner: str,
+    base: dict[str, dict[str, Any]],
+    changes: dict[str, dict[str, Any]],
+    published: str = "",
+) -> Row:
+    """Return a run that differs from the table's common settings in ``changes``."""
+    names = {**base, **changes}
+    sections = {name: {**base.get(name, {}), **changes.get(name, {})} for name in names}
+    return Row(table, learner, sections, float(sections["stop"]["minutes"]), published)
+
+
+ROWS: tuple[Row, ...] = (
+    row(
+        "sinusoid",
+        "maml",
+        SINUSOID,
+        {"learner": {"inner_steps": 1, "step_size": 0.01}, "stop": {"minutes": 12.0}},
+        "0.67 to 1.13 (MAML, 5 shots, 1 step; settings differ)",
+    ),
+    row(
+        "sinusoid",
+        "fomaml",
+        SINUSOID,
+        {"learner": {"inner_steps": 1, "step_size": 0.01}, "stop": {"minutes": 6.0}},
+    ),
+    row(
+        "sinusoid",
+        "reptile",
+        SINUSOID,
+        {"learner": {"inner_steps": 5, "step_size": 0.01}, "stop": {"minutes": 6.0}},
+    ),
+    row(
+        "omniglot",
+        "prototypes",
+        OMNIGLOT,
+        {
+            "tasks": {"train_ways": 60, "train_queries": 5},
+            "learner": {"transductive": True},
+            "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3},
+            "stop": {"minutes": 40.0},
+        },
+        "98.8 / 99.7 (Snell et al. 2017, 5-way 1-shot / 5-shot)",
+    ),
+    row(
+        "omniglot",
+        "maml",
+        OMNIGLOT,
+        {
+            "tasks": {"train_queries": 1},
+            "learner": {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True},
+            "train": {"n_tasks": 16, "steps": 200, "learning_rate": 2e-3},
+            "stop": {"minutes": 45.0},
+        },
+        "98.7 / 99.9 (Finn et al. 2017, 5-way 1-shot / 5-shot)",
+    ),
+)
+"""Every run of every table. Baselines (scratch, finetune, nearest-centroid, logistic-regression,
+ridge-regression) are scored in each."""
+
+
+class Progress(Watch):
+    """Prints a line for each round, and keeps the curve."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.console, self.name, self.seconds = console, name, 0.0
+        self.step = 0
+
+    def stepped(self, state: Any, seconds: float) -> None:
+        """Note the time."""
+        self.seconds, self.step = seconds, state.step
+
+    def judged(self, score: Score, decision: str) -> None:
+        """Print the validation score."""
+        self.console.print(
+            f"{self.name}: {self.seconds / 60:5.1f} min, step {self.step:6d}, validation {score}  {decision}"
+        )
+
+
+def carry_out(row: Row, folder: Path, console: Console) -> dict[str, Any]:
+    """Run one row, or read back its result, and return it as JSON values."""
+    name = f"{row.table}-{row.learner}"
+    out = folder / f"{name}.json"
+    if out.exists():
+        return json.loads(out.read_text())
+    console.print(f"{name}: up to {row.minutes:g} minutes of meta-training")
+    started = time.perf_counter()
+    with open_store(folder / "lore.db") as store:
+        found = conduct(
+            row.experiment,
+            folder / name,
+            store,
+            folder / "artifacts",
+            run_id=name,
+            watch=Progress(console, name),
+        )
+    result = summary(row, found) | {"seconds_in_all": time.perf_counter() - started}
+    out.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def summary(row: Row, found: Findings) -> dict[str, Any]:
+    """Return what the table needs, and enough to check it."""
+    lines = [
+        {
+            "method": r.evaluation.method,
+            "shots": r.shots,
+            "seconds": r.evaluation.seconds,
+            **score_of(r.evaluation.score),
+        }
+        for r in found.rows
+    ]
+    if row.table.startswith("omniglot") and found.prior.learner.tags.any_ways:
+        source = found.splits.test
+        assert isinstance(source, FewShotSource)
+        for shots in found.experiment.test.shots:
+            wide = dataclasses.replace(source, n_ways=20, n_shots=shots)
+            judged = evaluate(
+                found.prior.learner,
+                found.prior.params,
+                wide,
+                method=f"{row.learner}, 20-way",
+                trained=found.prior.spec,
+            )
+            lines.append(
+                {"method": judged.method, "shots": shots, "seconds": judged.seconds, **score_of(judged.score)}
+            )
+    return {
+        "table": row.table,
+        "learner": row.learner,
+        "published": row.published,
+        "lines": lines,
+        "over_steps": {n: score_of(e.score) for n, e in found.over_steps.items()},
+        "validation_curve": [score_of(score) for score in found.outcome.state.history],
+        "meta_steps": found.outcome.state.step,
+        "training_minutes": found.outcome.seconds / 60,
+        "reason": found.outcome.reason,
+        "settings": found.experiment.settings(),
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def score_of(score: Score) -> dict[str, Any]:
+    """Return a score as JSON values."""
+    return dataclasses.asdict(score)
+
+
+def table(name: str, results: list[dict[str, Any]]) -> Table:
+    """Return the comparison of one table."""
+    grid = Table(title=name, title_justify="left")
+    for column in ("run", "method", "shots", "score", "training", "published"):
+        grid.add_column(column, justify="right" if column in ("shots", "score", "training") else "left")
+    for result in results:
+        for line in result["lines"]:
+            ours = line["method"] == result["learner"]
+            score = Score(line["metric"], line["mean"], line["half_width"], line["n_tasks"])
+            grid.add_row(
+                result["learner"],
+                line["method"],
+                str(line["shots"]),
+                str(score),
+                f"{result['training_minutes']:.0f} min, {result['meta_steps']} steps" if ours else "",
+                result["published"] if ours else "",
+            )
+        grid.add_section()
+    return grid
+
+
+def main() -> None:
+    """Carry out the asked tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tables", nargs="*", help="names of tables, or of single runs such as omniglot-maml")
+    parser.add_argument(
+        "--minutes", type=float, help="budget of meta-training for each run instead of its own"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--folder", type=Path, default=HERE / "results", help="where runs and results lie")
+    parser.add_argument("--list", action="store_true", help="name the tables and their runs")
+    arguments = parser.parse_args()
+    console = Console()
+    if arguments.list or not arguments.tables:
+        for row in ROWS:
+            console.print(f"{row.table:24} {row.table}-{row.learner}  ({row.minutes:g} minutes)")
+        return
+    torch.set_num_threads(arguments.threads)
+    for name in dict.fromkeys(row.table for row in ROWS):
+        chosen = [
+            row
+            for row in ROWS
+            if row.table == name and {name, f"{name}-{row.learner}"} & set(arguments.tables)
+        ]
+        if arguments.minutes is not None:
+            stop = {"minutes": arguments.minutes}
+            chosen = [
+                dataclasses.replace(row, sections=row.sections | {"stop": stop}, minutes=arguments.minutes)
+                for row in chosen
+            ]
+        if chosen:
+            console.print(table(name, [carry_out(row, arguments.folder, console) for row in chosen]))
+
+
+if __name__ == "__main__":
+    main()
