@@ -83,16 +83,17 @@ def _render(findings: Findings) -> str:
     )
     environment.filters |= {"duration": summary.duration, "written": summary.written}
     comparison = summary.compare(findings)
+    overview = summary.overview(findings)
     rounds = provenance.rounds_of(findings)
     content: dict[str, Any] = {
         "style": Markup((folder / "style.css").read_text(encoding="utf-8")),
         "comparison": comparison,
-        "overview": summary.overview(findings),
+        "overview": overview,
         "rounds": rounds,
         "over_steps": findings.over_steps,
         "stopped": findings.outcome.reason,
         "charts": charts.draw_all(findings, comparison, rounds),
-        "examples": examples.draw(findings),
+        "examples": examples.draw(findings, comparison.style_of(overview.learner)),
         "remembered": provenance.remembered(findings),
         "facts": provenance.facts(findings),
         "sides": provenance.sides(findings),

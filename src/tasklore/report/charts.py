@@ -75,8 +75,7 @@ class Charts:
 
 def draw_all(findings: Findings, comparison: Comparison, rounds: Sequence[Round]) -> Charts:
     """Draw what the findings offer."""
-    name = learners.name_of(type(findings.prior.learner))
-    colour = METHODS[next((method.style for method in comparison.methods if method.name == name), 0)]
+    colour = METHODS[comparison.style_of(learners.name_of(type(findings.prior.learner)))]
     return Charts(
         _validation(rounds, colour),
         _loss(rounds, colour),
@@ -101,7 +100,9 @@ def _swatch(method: Method, place: str) -> Markup:
         return _svg(figure, f"{place}-{method.style}", "")
 
 
-def draw_curves(name: str, alt: str, support: Panel, truth: Panel, predicted: Sequence[Panel]) -> Markup:
+def draw_curves(
+    name: str, alt: str, support: Panel, truth: Panel, predicted: Sequence[Panel], style: int
+) -> Markup:
     """Draw a regression task: its points, the truth, and one line for each prediction.
 
     Parameters
@@ -114,6 +115,8 @@ def draw_curves(name: str, alt: str, support: Panel, truth: Panel, predicted: Se
         Points seen, and values at the queries, in order of x.
     predicted : sequence of Panel
         The last is the result; earlier ones lead there.
+    style : int
+        Of the method that predicts.
     """
     dashes: list[Any] = [(0, (1, 1.6)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5))]
     with _chart(name, alt) as (axes, drawn):
@@ -133,8 +136,9 @@ def draw_curves(name: str, alt: str, support: Panel, truth: Panel, predicted: Se
             axes.plot(
                 panel.x,
                 panel.y,
-                color=METHODS[0] if last else METHODS[1],
-                linewidth=2.4 if last else 1.6,
+                color=METHODS[style],
+                alpha=1.0 if last else 0.8,
+                linewidth=2.6 if last else 1.4,
                 linestyle="-" if last else dashes[index % len(dashes)],
                 label=panel.label,
             )

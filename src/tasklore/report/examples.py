@@ -82,15 +82,17 @@ class Examples:
     curves: tuple[CurveExample, ...] = ()
 
 
-def draw(findings: Findings) -> Examples:
-    """Draw the first test episodes, as the learner answers them."""
+def draw(findings: Findings, style: int) -> Examples:
+    """Draw the first test episodes, as the learner answers them; curves in the colour of its style."""
     test, spec = findings.splits.test, findings.splits.test.spec
     shots = sorted(set(findings.experiment.test.shots))
     if spec.kind == "classification" and _is_image(spec.input_shape):
         chosen = [(shots[0], index) for index in range(N_TASKS)] + [(shots[-1], 0)] * (len(shots) > 1)
         return Examples(images=tuple(_image_example(findings, n, index) for n, index in chosen))
     if spec.kind == "regression" and spec.input_shape == (1,) and spec.n_outputs == 1:
-        return Examples(curves=tuple(_curve_example(findings, test, index) for index in range(N_TASKS)))
+        return Examples(
+            curves=tuple(_curve_example(findings, test, index, style) for index in range(N_TASKS))
+        )
     return Examples()
 
 
@@ -132,7 +134,7 @@ def _image_example(findings: Findings, shots: int, index: int) -> ImageExample:
     return ImageExample(shots, tuple(classes), int(right.sum()), len(right))
 
 
-def _curve_example(findings: Findings, source: TaskSource, index: int) -> CurveExample:
+def _curve_example(findings: Findings, source: TaskSource, index: int, style: int) -> CurveExample:
     seed, learner = findings.experiment.test.seed, findings.prior.learner
     task = source.task(task_rng(seed, "test", 0, index))
     _, episode, key = _first(source, seed, index)
@@ -166,7 +168,9 @@ def _curve_example(findings: Findings, source: TaskSource, index: int) -> CurveE
         f"Task {task.name}: {len(support.x)} support points, the truth, and the prediction "
         f"{', '.join(panel.label for panel in panels)}."
     )
-    return CurveExample(task.name, draw_curves(f"curve-{index}", alt, support, truth, panels), error, usual)
+    return CurveExample(
+        task.name, draw_curves(f"curve-{index}", alt, support, truth, panels, style), error, usual
+    )
 
 
 def _first(source: TaskSource, seed: int, index: int) -> tuple[tuple[str, ...], Episode, Tensor]:

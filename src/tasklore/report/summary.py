@@ -139,6 +139,10 @@ class Comparison:
     n_tasks: int
     per_class: bool
 
+    def style_of(self, name: str) -> int:
+        """Return the colour and marker of a method; the first where it is not in the table."""
+        return next((method.style for method in self.methods if method.name == name), 0)
+
     def count(self, shots: int) -> str:
         """Say how many support examples that is."""
         noun = "example" if shots == 1 else "examples"
@@ -241,7 +245,7 @@ def duration(seconds: float) -> str:
     Examples
     --------
     >>> [duration(s) for s in (0.00042, 0.0314, 2.5, 75, 3700)]
-    ['0.42 ms', '31 ms', '2.5 s', '1 min 15 s', '1 h 2 min']
+    ['0.42 ms', '31 ms', '2.5 s', '1 min 15 s', '1 h 1 min']
     """
     if seconds < 1:
         return f"{1000 * seconds:.2g} ms"
