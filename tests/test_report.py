@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from tasklore.experiment import Experiment, Findings, Row, conduct
 from tasklore.registry import sources
 from tasklore.report import summary, write_report
 from tasklore.report.examples import png
+from tasklore.report.provenance import recipe
 from tasklore.tasks.few_shot import Examples, FewShotSource
+from tasklore.tasks.images import Omniglot
 from tasklore.tasks.source import Collection, Splits
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -244,11 +247,19 @@ def test_it_says_where_it_comes_from_and_how_to_get_it_again(
     assert kept[-1].path in text
     assert kept[-1].checksum in text
     assert curves.splits.train.fingerprint[:12] in text
-    recipe = tmp_path / "experiment.toml"
-    recipe.write_text(page.locator("pre").text_content() or "")
-    again = Experiment.from_toml(recipe)
+    file = tmp_path / "experiment.toml"
+    file.write_text(page.locator("pre").text_content() or "")
+    again = Experiment.from_toml(file)
     assert again == curves.experiment
     assert plain(again.settings(), "settings") == workspace.config
+
+
+def test_the_settings_keep_private_where_data_lay(curves: Findings) -> None:
+    tasks = Omniglot(folder="/home/somebody/private/omniglot")
+    elsewhere = dataclasses.replace(curves, experiment=dataclasses.replace(curves.experiment, tasks=tasks))
+    text = recipe(elsewhere)
+    assert "somebody" not in text
+    assert tomllib.loads(text)["tasks"]["folder"] == "PATH/TO/omniglot"
 
 
 def changed(findings: Findings, by: float) -> Findings:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..experience.records import (
@@ -174,7 +175,7 @@ def sides(findings: Findings) -> tuple[Side, ...]:
 
 
 def recipe(findings: Findings) -> str:
-    """Return the resolved settings as the TOML file that ``tasklore run`` takes."""
+    """Return the resolved settings as the TOML file that ``tasklore run`` takes, without absolute paths."""
     settings = findings.experiment.settings()
     learner = dict(settings["learner"])
     net = learner.pop("net", None)
@@ -186,8 +187,12 @@ def recipe(findings: Findings) -> str:
 def _section(name: str, values: Mapping[str, Any]) -> str:
     lines = [f"[{name}]"]
     for key, value in values.items():
-        # TOML has no null: what is not set is left out of a file.
-        lines.append(f"# {key} is not set" if value is None else f"{key} = {_toml(value)}")
+        if value is None:  # TOML has no null: what is not set is left out of a file
+            lines.append(f"# {key} is not set")
+        elif isinstance(value, str) and Path(value).is_absolute():  # where it lies on one machine stays there
+            lines.append(f"{key} = {_toml('PATH/TO/' + Path(value).name)}  # wherever you keep it")
+        else:
+            lines.append(f"{key} = {_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
