@@ -254,11 +254,11 @@ def test_it_says_where_it_comes_from_and_how_to_get_it_again(
     assert plain(again.settings(), "settings") == workspace.config
 
 
-def test_the_settings_keep_private_where_data_lay(curves: Findings) -> None:
-    tasks = Omniglot(folder="/home/somebody/private/omniglot")
+def test_the_settings_keep_private_where_data_lay(curves: Findings, tmp_path: Path) -> None:
+    tasks = Omniglot(folder=str(tmp_path / "private" / "omniglot"))
     elsewhere = dataclasses.replace(curves, experiment=dataclasses.replace(curves.experiment, tasks=tasks))
     text = recipe(elsewhere)
-    assert "somebody" not in text
+    assert "private" not in text
     assert tomllib.loads(text)["tasks"]["folder"] == "PATH/TO/omniglot"
 
 
