@@ -8,13 +8,14 @@ them stays cheap.
 import importlib
 import importlib.metadata
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from .errors import InvalidSetting, UnknownName
 
 __all__ = ["Registry", "learners", "nets", "sources"]
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")  # what is decorated keeps its own type
 
 
 class Registry(Generic[T]):
@@ -46,7 +47,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
         self._loaded = not home
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """Return a decorator that files a class or function under ``name``.
 
         Raises
@@ -55,14 +56,14 @@ class Registry(Generic[T]):
             The name is taken by something else.
         """
 
-        def decorate(entry: T) -> T:
+        def decorate(entry: Entry) -> Entry:
             taken = self._entries.get(name)
             if taken is not None and _origin(taken) != _origin(entry):
                 raise InvalidSetting(
                     f"the {self.kind} name {name!r} is taken by {_origin(taken)}; "
                     f"choose another name for {_origin(entry)}"
                 )
-            self._entries[name] = entry
+            self._entries[name] = cast("T", entry)
             return entry
 
         return decorate

@@ -6,6 +6,7 @@ resume anywhere, and so that two methods are judged on the same episodes.
 """
 
 import abc
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -238,11 +239,11 @@ class TaskList(TaskSource):
 
     def with_shots(self, n_shots: int) -> "TaskList":
         tasks = tuple(self.reshoot(task, n_shots) for task in self.tasks)
-        return TaskList(tasks, self.common, f"{self.description}, {n_shots} shots", self.reshoot)
+        return dataclasses.replace(self, tasks=tasks, description=f"{self.description}, {n_shots} shots")
 
     def filter(self, keep: Callable[[Task], bool]) -> "TaskList":
         """Return the tasks for which ``keep`` is true."""
-        return TaskList(tuple(filter(keep, self.tasks)), self.common, self.description, self.reshoot)
+        return dataclasses.replace(self, tasks=tuple(filter(keep, self.tasks)))
 
     def split(
         self,
