@@ -1,0 +1,536 @@
+# ruff: noqa: N803 - scikit-learn calls the rows X
+"""The scikit-learn face: ``MetaClassifier(learner).meta_fit(past_tasks).fit(X, y).predict(X)``.
+
+``meta_fit`` learns across tasks and returns a new estimator with what it learned as its constructor argument
+``prior``, so that ``clone``, ``cross_val_score`` and ``GridSearchCV`` keep it. ``fit`` adapts to one task.
+"""
+
+import dataclasses
+import math
+import numbers
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Generator, Tensor
+
+from .config import to_settings
+from .errors import InvalidData, InvalidSetting, NumericalFailure
+from .experience.store import ExperienceStore
+from .learners.base import Learner
+from .learners.baselines import FromScratch
+from .learners.gradient import GradientLearner
+from .learners.metric import Prototypes
+from .loop import Outcome, Stop, Tasks, Watch, run
+from .nets import MLP, Conv4, Identity
+from .registry import learners
+from .tasks.arrays import ArrayTaskList, Floats, Scaling, from_arrays
+from .tasks.source import Splits, TaskList, TaskSource
+from .train import GradientTrainer, MetaState, Prior, TrainSettings
+from .types import Batch, Context, Inputs, Kind, Params, TaskSpec
+from .workspace import Workspace
+
+__all__ = ["MetaClassifier", "MetaRegressor"]
+
+SCALING = "scaling"
+"""Where a prior's provenance says how raw numbers were scaled; without it they are taken as they are."""
+
+HELD_OUT = 0.2
+"""Share of a list of past tasks that judges the params instead of being learned from."""
+
+ROWS_AT_ONCE = 1024
+
+
+class _MetaEstimator(BaseEstimator):
+    """What classification and regression have in common."""
+
+    kind: ClassVar[Kind]
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    def __init__(
+        self,
+        learner: str | Learner,
+        prior: Prior | str | Path | None,
+        train: TrainSettings | None,
+        stop: Stop | None,
+        random_state: int | np.random.RandomState | None,
+    ) -> None:
+        self.learner = learner
+        self.prior = prior
+        self.train = train
+        self.stop = stop
+        self.random_state = random_state
+
+    def meta_fit(
+        self,
+        tasks: TaskSource | Splits | Sequence[tuple[Any, Any]],
+        *,
+        n_shots: int = 5,
+        n_queries: int = 15,
+        watch: Watch | None = None,
+        store: ExperienceStore | None = None,
+        artifacts: str | Path | None = None,
+    ) -> Self:
+        """Learn from past tasks, and return a new estimator that has what was learned as its ``prior``.
+
+        Meta-learning goes on from this estimator's own prior if it has one, and starts anew otherwise.
+
+        Parameters
+        ----------
+        tasks : list of (X, y), TaskSource, or Splits
+            The past tasks. Of a list, or a :class:`~tasklore.tasks.source.TaskList`, a fifth is held out to
+            decide which params are the best; any other source is judged on fresh draws of its own. ``Splits``
+            are used as they are, the test side not at all.
+        n_shots, n_queries : int
+            Support and query examples in an episode of tasks given as arrays, of each class where there are
+            classes; see :func:`~tasklore.tasks.arrays.from_arrays`. Best as in the tasks to come.
+        watch : Watch, optional
+            Is told of the progress.
+        store : ExperienceStore, optional
+            Where to record the run; by default nothing is written.
+        artifacts : path, optional
+            Folder for the priors that the store's records name; needed with ``store``.
+
+        Returns
+        -------
+        MetaClassifier or MetaRegressor
+            A clone, not fitted; this estimator stays as it is.
+
+        Raises
+        ------
+        InvalidData
+            The tasks cannot be learned from, or do not fit the prior.
+        InvalidSetting
+            The settings cannot work.
+        """
+        if (store is None) != (artifacts is None):
+            raise InvalidSetting("store and artifacts go together: give both, or neither to write nothing")
+        prior = self._loaded_prior()
+        if not isinstance(tasks, TaskSource | Splits):
+            tasks = from_arrays(
+                tasks,
+                self.kind,
+                input_shape=None if prior is None else prior.spec.input_shape,
+                max_ways=None if prior is None or self.kind == "regression" else prior.spec.n_outputs,
+                n_shots=n_shots,
+                n_queries=n_queries,
+            )
+        past, new = _sides(tasks, self._seed())
+        scaling = None if prior is None else _scaling_of(prior)
+        if isinstance(past, ArrayTaskList) and isinstance(new, ArrayTaskList):
+            scaling = past.pooled_scaling if prior is None else scaling or Scaling.none()
+            past, new = past.scaled(scaling), new.scaled(scaling)
+        if prior is not None and prior.spec != past.spec:
+            raise InvalidData(
+                f"this estimator's prior is for {prior.spec}, these tasks are {past.spec}; "
+                "to start anew, set prior=None"
+            )
+        learner = self._chosen_learner(past.spec) if prior is None else prior.learner
+        # Not "auto": that measures, and the last digits then differ from run to run in spite of the seed.
+        execution = "loop" if isinstance(learner.backbone, Conv4) else "vectorised"
+        settings = self.train or TrainSettings(seed=self._seed(), execution=execution)
+        if learner.tags.starts_from != "tasks":
+            raise InvalidSetting(
+                f"{type(learner).__name__} does not meta-learn; fit it without meta_fit, or choose another "
+                "learner, with TrainSettings(initial='pretrained') for a start from plain training"
+            )
+        trainer = _Trainer(learner, settings, past.spec, prior, scaling)
+        learned = self._run(trainer, Tasks(past, new), watch, store, artifacts)
+        return cast("Self", clone(self)).set_params(prior=learned)
+
+    def _run(
+        self,
+        trainer: "_Trainer",
+        tasks: Tasks[TaskSource, TaskSource],
+        watch: Watch | None,
+        store: ExperienceStore | None,
+        artifacts: str | Path | None,
+    ) -> Prior:
+        """Run the loop, recorded or not, and return the best prior."""
+        stop = self.stop or Stop(rounds=10, plateau=3)
+        if store is None or artifacts is None:
+            outcome = run(trainer, tasks, stop, _Forgetful(), watch)
+            return trainer.prior(outcome.state, _provenance(tasks.past, trainer.settings, outcome))
+        config = {
+            "learner": to_settings(trainer.learner, learners),
+            "train": to_settings(trainer.settings),
+            "stop": to_settings(stop),
+        }
+        name = f"{type(self).__name__} tasks"
+        with tempfile.TemporaryDirectory() as folder:
+            workspace = Workspace(
+                Path(folder), store, Path(artifacts), trainer, tasks.past, tasks.new, name, config
+            )
+            outcome = run(trainer, tasks, stop, workspace, watch)
+        workspace.finish(outcome.reason)
+        return workspace.best_prior(outcome.state)
+
+    def _adapt(self, x: Floats, y: np.ndarray, n_outputs: int) -> None:
+        """Learn one task.
+
+        Parameters
+        ----------
+        x : ndarray, shape (n, n_features)
+        y : ndarray of int64 class indices, shape (n,), or of float64 targets, shape (n, n_outputs)
+        n_outputs : int
+        """
+        prior = self._loaded_prior() or self._blank_prior(x, y, n_outputs)
+        learner, scaling = prior.learner, _scaling_of(prior) or Scaling.none()
+        spec = _spec_under(prior, x.shape[1], n_outputs)
+        if isinstance(learner, (GradientLearner, Prototypes)) and learner.transductive:
+            raise InvalidSetting(
+                "a transductive learner lets the rows of predict influence each other; "
+                "use dataclasses.replace(learner, transductive=False)"
+            )
+        inputs = _inputs(x, spec, scaling)
+        support = Batch(inputs.x, torch.from_numpy(scaling.targets(y)), inputs.mask)
+        with torch.no_grad():
+            adapted = learner.adapt(
+                _exact(prior.params), support, Context(spec, torch.tensor(self._seed(), dtype=torch.int64))
+            )
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in adapted.values()):
+            raise NumericalFailure(
+                f"{type(learner).__name__} became NaN or infinite while adapting to {len(x)} rows; lower its "
+                "step_size, or look for extreme values"
+            )
+        self.learner_, self.adapted_, self.spec_, self.scaling_ = learner, _exact(adapted), spec, scaling
+
+    def _outputs(self, X: Any) -> Floats:
+        """Return what the adapted learner says of each row: logits, or scaled targets."""
+        check_is_fitted(self)
+        x = cast("Floats", validate_data(self, X, reset=False, dtype=np.float64))
+        parts: list[Tensor] = []
+        with torch.no_grad():
+            for start in range(0, len(x), ROWS_AT_ONCE):
+                inputs = _inputs(x[start : start + ROWS_AT_ONCE], self.spec_, self.scaling_)
+                parts.append(self.learner_.predict(self.adapted_, inputs))
+        outputs = torch.cat(parts).numpy()
+        if not np.isfinite(outputs).all():
+            raise NumericalFailure("some predictions are NaN or infinite; look for extreme values in X")
+        return outputs
+
+    def _loaded_prior(self) -> Prior | None:
+        prior = cast("object", self.prior)  # users may have set anything
+        if isinstance(prior, str | Path):
+            prior = Prior.load(prior)
+        if prior is not None and not isinstance(prior, Prior):
+            raise InvalidSetting(
+                f"prior is a {type(prior).__name__}; give a Prior, the path of a saved one, or None"
+            )
+        if prior is not None and prior.spec.kind != self.kind:
+            raise InvalidData(f"this prior is for {prior.spec.kind}; {type(self).__name__} does {self.kind}")
+        return prior
+
+    def _blank_prior(self, x: Floats, y: np.ndarray, n_outputs: int) -> Prior:
+        """Return what stands in for a prior where nothing was meta-learned: see the class's Notes."""
+        spec = TaskSpec(self.kind, (x.shape[1],), n_outputs)
+        learner = self._chosen_learner(spec)
+        if isinstance(learner, GradientLearner) and learner.tags.starts_from != "nothing":
+            learner = FromScratch(net=learner.net, inner_steps=100, step_size=0.01)
+        elif isinstance(learner, Prototypes):
+            learner = Prototypes(net=Identity())
+        params = learner.init(spec, Generator().manual_seed(self._seed()))
+        return Prior(learner, params, spec, {SCALING: Scaling.of([(x, y)]).to_dict()})
+
+    def _chosen_learner(self, spec: TaskSpec) -> Learner:
+        """Return the learner; one given by name gets a net for such examples."""
+        given = cast("object", self.learner)
+        if isinstance(given, Learner):
+            learner = given
+        elif isinstance(given, str):
+            learner: Learner = learners.get(given)()
+            if isinstance(learner, (GradientLearner, Prototypes)):
+                net = Conv4() if len(spec.input_shape) == 3 else MLP(hidden=(64, 64))
+                learner = dataclasses.replace(learner, net=net)
+        else:
+            raise InvalidSetting(
+                f"learner is a {type(given).__name__}; give one of {', '.join(learners.names())}, "
+                "or a Learner"
+            )
+        learner.check_spec(spec)
+        return learner
+
+    def _seed(self) -> int:
+        """Return the seed that ``random_state`` means."""
+        if isinstance(self.random_state, numbers.Integral):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+class MetaClassifier(ClassifierMixin, _MetaEstimator):
+    """Classify from few examples, with what was learned from past tasks.
+
+    Parameters
+    ----------
+    learner : str or Learner
+        The way of learning, by its registered name or with settings of its own. By name it gets a
+        convolutional net for images and an MLP of two layers of 64 units for anything else. Where there is a
+        prior, its learner is used instead.
+    prior : Prior, str or Path, optional
+        What was meta-learned, or the file that it was saved in. :meth:`meta_fit` sets it.
+    train : TrainSettings, optional
+        How :meth:`meta_fit` trains; by default with the seed that ``random_state`` gives.
+    stop : Stop, optional
+        When it ends; by default after 10 rounds, or 3 without a new best.
+    random_state : int, RandomState or None
+        Seeds meta-learning and fresh params. None draws a seed from NumPy's global generator, as in
+        scikit-learn.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The labels of this task, sorted.
+    learner_ : Learner
+        What has adapted to the task.
+    adapted_ : dict of str to Tensor
+        What it knows of the task, in double precision.
+    spec_ : TaskSpec
+        What it takes the task for.
+    scaling_ : Scaling
+        How rows are scaled before it sees them.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        If X was a table with names.
+
+    Notes
+    -----
+    **Scaling.** Past tasks given as arrays are standardised with the mean and standard deviation that they
+    have together (each feature, or each channel of an image), and the prior remembers these numbers for new
+    tasks. A prior from any other source expects rows scaled as its past tasks were.
+
+    **Without a prior** there is nothing meta-learned to adapt from, and the estimator does the best that it
+    can with the task alone: features are standardised by the rows of ``fit``; gradient learners become plain
+    training of the same net from fresh params (100 steps of Adam), prototypes become class means of the
+    features themselves, and any other learner adapts from fresh params. ``learner_`` shows it.
+
+    Rows of ``predict`` do not influence each other; a transductive learner is refused.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> MetaClassifier().fit(X[::5], y[::5]).score(X, y) > 0.8
+    True
+    """
+
+    kind: ClassVar[Kind] = "classification"
+
+    def __init__(
+        self,
+        learner: str | Learner = "prototypes",
+        prior: Prior | str | Path | None = None,
+        *,
+        train: TrainSettings | None = None,
+        stop: Stop | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        super().__init__(learner, prior, train, stop, random_state)
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Adapt to one task.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            With a prior for images, each row is one image, flattened.
+        y : array-like of shape (n_samples,)
+
+        Raises
+        ------
+        InvalidData
+            There is one class only, or the task does not fit the prior.
+        """
+        x, labels = cast("tuple[Floats, np.ndarray]", validate_data(self, X, y, dtype=np.float64))
+        check_classification_targets(labels)
+        self.classes_, indices = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InvalidData(
+                f"y has one class ({self.classes_[0]!s}) in {len(x)} rows; give examples of two or more"
+            )
+        self._adapt(x, indices.astype(np.int64), len(self.classes_))
+        return self
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Return the probability of each class, shape (n_samples, n_classes), ordered as ``classes_``."""
+        logits = self._outputs(X)[:, : len(self.classes_)]
+        return torch.from_numpy(logits).softmax(1).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable label of each row, shape (n_samples,)."""
+        outputs = self._outputs(X)
+        return self.classes_[outputs[:, : len(self.classes_)].argmax(1)]
+
+
+class MetaRegressor(RegressorMixin, _MetaEstimator):
+    """Regress from few examples, with what was learned from past tasks.
+
+    Parameters
+    ----------
+    learner, prior, train, stop, random_state
+        As for :class:`MetaClassifier`.
+
+    Attributes
+    ----------
+    learner_, adapted_, spec_, scaling_, n_features_in_, feature_names_in_
+        As for :class:`MetaClassifier`.
+
+    Notes
+    -----
+    As for :class:`MetaClassifier`. Targets are standardised as the features are, and predictions are in the
+    units of ``y``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.linspace(-1, 1, 20).reshape(-1, 1)
+    >>> MetaRegressor().fit(X, 3 * X[:, 0] + 100).score(X, 3 * X[:, 0] + 100) > 0.9
+    True
+    """
+
+    kind: ClassVar[Kind] = "regression"
+
+    def __init__(
+        self,
+        learner: str | Learner = "maml",
+        prior: Prior | str | Path | None = None,
+        *,
+        train: TrainSettings | None = None,
+        stop: Stop | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        super().__init__(learner, prior, train, stop, random_state)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Adapt to one task.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+
+        Raises
+        ------
+        InvalidData
+            The task does not fit the prior.
+        """
+        x, targets = cast(
+            "tuple[Floats, np.ndarray]",
+            validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True),
+        )
+        self._is_flat = targets.ndim == 1
+        columns = targets.astype(np.float64).reshape(len(targets), -1)
+        self._adapt(x, columns, columns.shape[1])
+        return self
+
+    def predict(self, X: Any) -> Floats:
+        """Return the regressed values, in the shape that ``y`` had."""
+        outputs = self._outputs(X)
+        values = self.scaling_.values(outputs)
+        return values[:, 0] if self._is_flat else values
+
+
+@dataclass(frozen=True)
+class _Trainer(GradientTrainer):
+    """Starts from the estimator's own prior, and notes in new ones how raw numbers were scaled."""
+
+    start: Prior | None
+    scaling: Scaling | None
+
+    def initialise(self, past: TaskSource, prior: Prior | None) -> MetaState:
+        return super().initialise(past, self.start or prior)
+
+    def prior(self, state: MetaState, provenance: dict[str, Any]) -> Prior:
+        scaling = {} if self.scaling is None else {SCALING: self.scaling.to_dict()}
+        return super().prior(state, provenance | scaling)
+
+
+class _Forgetful:
+    """The memory of a run that writes nothing."""
+
+    def collect(self, past: TaskSource) -> TaskSource:
+        return past
+
+    def prior(self) -> Prior | None:
+        return None
+
+    def resume(self) -> tuple[MetaState, float] | None:
+        return None
+
+    def checkpoint(self, state: MetaState, seconds: float, due: bool) -> None:
+        pass
+
+    def remember(self, state: MetaState, scores: list[float], decision: str, seconds: float) -> None:
+        pass
+
+
+def _sides(tasks: TaskSource | Splits, seed: int) -> tuple[TaskSource, TaskSource]:
+    """Return what to learn from, and what to judge by."""
+    if isinstance(tasks, Splits):
+        return tasks.train, tasks.validation
+    if not isinstance(tasks, TaskList):
+        return tasks, tasks  # draws for training and for validation are independent
+    names = sorted({task.name for task in tasks.tasks})
+    if len(names) == 1:
+        return tasks, tasks
+    order = np.random.default_rng(seed).permutation(len(names))
+    held_out = {names[index] for index in order[: math.ceil(HELD_OUT * len(names))]}
+    return (
+        tasks.filter(lambda task: task.name not in held_out),
+        tasks.filter(lambda task: task.name in held_out),
+    )
+
+
+def _provenance(past: TaskSource, settings: TrainSettings, outcome: Outcome[MetaState]) -> dict[str, Any]:
+    score = outcome.state.best_score
+    return {
+        "tasks_fingerprint": past.fingerprint,
+        "seed": settings.seed,
+        "ended": outcome.reason,
+        "validation": None if score is None else dataclasses.asdict(score),
+    }
+
+
+def _scaling_of(prior: Prior) -> Scaling | None:
+    given = prior.provenance.get(SCALING)
+    return None if given is None else Scaling.from_dict(given, prior.spec)
+
+
+def _spec_under(prior: Prior, n_features: int, n_outputs: int) -> TaskSpec:
+    """Return the spec that a new task is learned under, or say why it does not fit the prior."""
+    shape = prior.spec.input_shape
+    if n_features != math.prod(shape):
+        raise InvalidData(
+            f"X has {n_features} features; this prior is for examples of shape {shape}, {math.prod(shape)} "
+            "features in a row: give the same columns as the past tasks had"
+        )
+    if prior.spec.kind == "regression" and n_outputs != prior.spec.n_outputs:
+        raise InvalidData(
+            f"y has {n_outputs} columns; this prior is for {prior.spec.n_outputs}; "
+            "meta-learn on tasks like it"
+        )
+    return prior.learner.spec_for(prior.spec, TaskSpec(prior.spec.kind, shape, n_outputs))
+
+
+def _inputs(x: Floats, spec: TaskSpec, scaling: Scaling) -> Inputs:
+    """Return rows as the learner sees them."""
+    scaled = scaling.inputs(x.reshape(len(x), *spec.input_shape))
+    return Inputs(torch.from_numpy(scaled), torch.ones(len(x), dtype=torch.float64))
+
+
+def _exact(tensors: Params) -> Params:
+    """Return tensors in double precision, in which the company of a row does not change its last digits."""
+    return {name: tensor.to(torch.float64) for name, tensor in tensors.items()}
