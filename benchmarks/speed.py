@@ -2,7 +2,8 @@
 
     python benchmarks/speed.py [--threads 2] [--repeats 3]
 
-Every measurement runs in a process of its own, the libraries take turns, and the medians are compared; what is printed as speed is a
+Every measurement runs in a process of its own, the libraries take turns, and the medians are compared; what
+is printed as speed is a
 ratio within this run. Before anything is timed, the meta-gradients of all libraries must agree to 1e-4.
 """
 

@@ -342,7 +342,9 @@ def fit(
         state = init(learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
     if state.threads != torch.get_num_threads():
         torch.set_num_threads(state.threads)
-    while state.step < (state.round + 1) * settings.steps:
+    # A prior is judged as it is before anything more is learned: its first round has no steps.
+    rounds = state.round + (0 if state.started_from == "prior" else 1)
+    while state.step < rounds * settings.steps:
         episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
         if state.tasks_at_once == 0:
             state = dataclasses.replace(
@@ -473,12 +475,13 @@ class GradientTrainer:
         """Adapt to a stack of new tasks."""
         batch, keys, spec = support
         return adapt_tasks(
-            self.learner, state.params, batch, Context(spec, keys, state.step), state.tasks_at_once
+            self.learner, state.params, batch, Context(spec, keys, state.step), max(1, state.tasks_at_once)
         )
 
     def score(self, state: MetaState, fitted: AdaptedTasks, query: Batch) -> list[float]:
         """Return the accuracy, or the squared error, of each task of the stack."""
-        return task_scores(predict_tasks(self.learner, fitted, query.inputs, state.tasks_at_once), query)
+        at_once = max(1, state.tasks_at_once)
+        return task_scores(predict_tasks(self.learner, fitted, query.inputs, at_once), query)
 
     def adjust(self, state: MetaState, scores: list[float]) -> MetaState:
         """Keep the params if they are the best so far; lower the learning rate if they no longer improve."""

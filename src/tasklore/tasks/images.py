@@ -1,4 +1,4 @@
-"""Few-shot tasks from images: embedded, from the folder that ``TASKLORE_DATA`` names, or from a folder given."""
+"""Few-shot tasks from images: embedded, or from the folder that ``TASKLORE_DATA`` names."""
 
 import dataclasses
 import os
@@ -114,7 +114,8 @@ def _file(folder: str | None, kind: str, name: str) -> Path:
     for path in looked:
         if path.is_file():
             return path
+    where = looked[0] if looked else "no folder was given and TASKLORE_DATA is not set"
     raise DownloadError(
-        f"{name} was not found ({looked[0] if looked else 'no folder was given and TASKLORE_DATA is not set'}); "
+        f"{name} was not found ({where}); "
         f"set TASKLORE_DATA to a folder that has {kind}/{name}, or give folder"
     )

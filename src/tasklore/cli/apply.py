@@ -1,0 +1,138 @@
+"""Adapt a prior to one task of one's own, and predict with the result."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["adapt", "predict"]
+
+INPUT_HELP = "A folder of images, a .csv table, or a .npz with x"
+
+
+def adapt(
+    prior: Annotated[Path, typer.Argument(help="A prior, as a run leaves it.")],
+    support: Annotated[
+        Path, typer.Argument(help=f"{INPUT_HELP} and y; a folder has one subfolder for each class.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the predictor goes.")] = Path(
+        "predictor.safetensors"
+    ),
+    target: Annotated[
+        str | None, typer.Option(help="The column to predict; the last one by default.")
+    ] = None,
+) -> None:
+    """Learn one task from a handful of labelled examples, and save the predictor."""
+    from ..predictor import Predictor
+    from ..train import Prior
+
+    loaded = Prior.load(prior)
+    x, y = _read(support, loaded.spec.input_shape, target, labelled=True)
+    predictor = Predictor.adapt(loaded, x, y)
+    predictor.save(output)
+    what = (
+        f"{len(predictor.labels)} classes ({', '.join(predictor.labels[:8])})"
+        if predictor.labels
+        else "a number"
+    )
+    typer.echo(f"adapted to {len(x)} examples: predicts {what}; saved to {output}")
+
+
+def predict(
+    predictor: Annotated[Path, typer.Argument(help="As `tasklore adapt` leaves it.")],
+    inputs: Annotated[Path, typer.Argument(help=f"{INPUT_HELP}; labels are not needed.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .csv; standard output by default.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="A column to leave out, if the table has it.")] = None,
+) -> None:
+    """Predict with an adapted predictor: one line for each example."""
+    import csv
+    import sys
+
+    from ..predictor import Predictor
+
+    loaded = Predictor.load(predictor)
+    x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False)
+    answers = loaded.predict(x)
+    chances = loaded.predict_proba(x) if loaded.labels else None
+    stream = sys.stdout if output is None else output.open("w", newline="", encoding="utf-8")
+    writer = csv.writer(stream)
+    writer.writerow(["prediction", *(f"probability {label}" for label in loaded.labels)])
+    for i, answer in enumerate(answers):
+        writer.writerow([answer, *([] if chances is None else (f"{p:.6f}" for p in chances[i]))])
+    if output is not None:
+        stream.close()
+        typer.echo(f"{len(answers)} predictions written to {output}")
+
+
+def _read(
+    path: Path, shape: tuple[int, ...], target: str | None, *, labelled: bool
+) -> "tuple[np.ndarray, np.ndarray]":
+    """Return examples and their labels (empty if not ``labelled``) from a folder, a table or an archive."""
+    import numpy as np
+    import pandas as pd
+
+    from ..errors import InvalidData
+
+    if not path.exists():
+        raise InvalidData(f"{path} does not exist; give a folder of images, a .csv or a .npz")
+    if path.is_dir():
+        return _read_images(path, shape, labelled=labelled)
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if "x" not in archive or (labelled and "y" not in archive):
+                    raise InvalidData(
+                        f"{path} holds {sorted(archive)}; it needs x" + (" and y" if labelled else "")
+                    )
+                return archive["x"], archive["y"] if labelled else np.empty(0)
+        except (OSError, ValueError, EOFError) as error:
+            raise InvalidData(f"{path} cannot be read as .npz without running code: {error}") from error
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidData(f"{path} cannot be read as a table: {error}") from error
+    column = target or (str(table.columns[-1]) if labelled else None)
+    if column is not None and column not in table:
+        raise InvalidData(
+            f"{path} has no column {column!r}; it has {', '.join(map(str, table.columns[:10]))}"
+        )
+    features = table if column is None else table.drop(columns=column)
+    texts = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name])]
+    if texts:
+        raise InvalidData(f"{path}: the columns {', '.join(texts[:5])} are not numbers; encode them first")
+    return features.to_numpy(np.float64), table[column].to_numpy() if labelled else np.empty(0)
+
+
+def _read_images(path: Path, shape: tuple[int, ...], *, labelled: bool) -> "tuple[np.ndarray, np.ndarray]":
+    import numpy as np
+
+    from ..errors import InvalidData, MissingDependency
+
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingDependency("reading images needs Pillow: pip install 'tasklore[images]'") from error
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InvalidData(
+            f"this prior is for examples of shape {shape}, which are no images; give a .csv or a .npz"
+        )
+    pattern = "*/*" if labelled else "*"
+    files = sorted(file for file in path.glob(pattern) if file.is_file() and not file.name.startswith("."))
+    if not files:
+        raise InvalidData(
+            f"{path} holds no images" + ("; put those of each class into a subfolder" if labelled else "")
+        )
+    pictures: list[np.ndarray] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                fitted = image.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]))
+        except (UnidentifiedImageError, OSError) as error:
+            raise InvalidData(f"{file} is not an image that can be read: {error}") from error
+        pictures.append(np.asarray(fitted, np.float32).reshape(*shape[1:], shape[0]).transpose(2, 0, 1) / 255)
+    return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])

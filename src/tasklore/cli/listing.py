@@ -1,0 +1,82 @@
+"""What there is to choose from, and whether one's own addition is sound."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["check", "learners", "load_plugin", "tasks"]
+
+PLUGIN_HELP = "A Python file that registers learners or tasks of your own; it is executed."
+
+
+def learners() -> None:
+    """List the ways of learning, with their settings."""
+    from ..registry import learners as registry
+
+    _print_table("learner", registry)
+
+
+def tasks() -> None:
+    """List the collections of tasks, with their settings."""
+    from ..registry import sources
+
+    _print_table("tasks", sources)
+
+
+def check(file: Annotated[Path, typer.Argument(help=PLUGIN_HELP, exists=True, dir_okay=False)]) -> None:
+    """Run the public check suite on every learner that FILE registers."""
+    from ..errors import InvalidSetting
+    from ..registry import learners as registry
+    from ..testing.learner import check_learner
+
+    before = set(registry.names())
+    load_plugin(file)
+    added = [name for name in registry.names() if name not in before]
+    if not added:
+        raise InvalidSetting(f"{file} registers no learner; put @learners.register('name') before your class")
+    table = Table("learner", "check", "result", title="Checks")
+    for name in added:
+        for passed in check_learner(registry.get(name)()):
+            table.add_row(name, passed, "[green]passed[/green]")
+    Console().print(table)
+
+
+def load_plugin(path: Path) -> None:
+    """Execute a file that the user named, so that it registers what it defines."""
+    import importlib.util
+    import sys
+
+    from ..errors import InvalidSetting
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InvalidSetting(f"{path} is not a Python file; give one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+
+
+def _print_table(kind: str, registry: Any) -> None:
+    table = Table(kind, "what it is", "settings and their defaults", show_lines=True)
+    for name in registry.names():
+        entry = registry.get(name)
+        summary = (inspect.getdoc(entry) or "").splitlines()[0]
+        table.add_row(f"[bold]{name}[/bold]", summary, ", ".join(_settings(entry)))
+    Console().print(table)
+
+
+def _settings(entry: Any) -> list[str]:
+    settings: list[str] = []
+    for field in dataclasses.fields(entry):
+        if field.default is not dataclasses.MISSING:
+            settings.append(f"{field.name}={field.default!r}")
+        elif field.default_factory is not dataclasses.MISSING:
+            settings.append(f"{field.name}={field.default_factory()!r}")
+        else:
+            settings.append(f"{field.name} (needed)")
+    return settings

@@ -1,0 +1,255 @@
+"""Meta-learn, compare, report."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .listing import PLUGIN_HELP, load_plugin
+from .lore import STORE_HELP
+
+if TYPE_CHECKING:
+    from ..experience import ExperienceStore
+    from ..experiment import Experiment, Findings
+
+__all__ = ["demo", "evaluate", "run"]
+
+Store = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Plugin = Annotated[Path | None, typer.Option("--plugin", help=PLUGIN_HELP, exists=True, dir_okay=False)]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="A TOML file: [tasks] [learner] [net] [train] [stop] [test].")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Of this run; an unfinished run in it is continued.")
+    ] = None,
+    store: Store = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Where the HTML report goes; into the folder by default.")
+    ] = None,
+    plugin: Plugin = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Carry out the run that FILE describes, or continue it: meta-learn, compare with the baselines, report.
+
+    A run that is stopped, by Ctrl-C or by force, goes on where it was when the same command is given again.
+    """
+    from ..errors import Interrupted
+    from ..experience import open_store, user_folder
+    from ..experiment import Experiment
+    from ..report import check_installed, write_report
+
+    if plugin is not None:
+        load_plugin(plugin)
+    experiment = Experiment.from_toml(file)
+    if seed is not None:
+        experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=seed))
+    check_installed()
+    place = folder or user_folder() / "runs" / file.stem
+    with open_store(store) as opened:
+        try:
+            findings = _conduct(experiment, place, opened, quiet=quiet or as_json)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped, and saved in {place}. To go on, give the same command again:\n"
+                f"tasklore run {file}" + (f" --folder {folder}" if folder else "")
+            ) from None
+        written = write_report(findings, report or place / "report.html")
+    _tell(findings, written, quiet, as_json)
+
+
+def evaluate(
+    prior: Annotated[Path, typer.Argument(help="A prior, as a run leaves it.")],
+    tasks: Annotated[str, typer.Option(help="A collection; see `tasklore tasks`.")],
+    shots: Annotated[
+        list[int] | None, typer.Option(help="Support examples; may be given several times.")
+    ] = None,
+    n_tasks: Annotated[int, typer.Option(help="Test episodes.")] = 600,
+    seed: Annotated[int, typer.Option(help="Names the episodes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a prior on the test tasks of a collection."""
+    from rich.table import Table
+
+    from ..evaluate import evaluate as judge
+    from ..registry import learners, sources
+    from ..train import Prior
+
+    loaded = Prior.load(prior)
+    splits = sources.get(tasks)().splits()  # pyright: ignore[reportAttributeAccessIssue]
+    name = learners.name_of(type(loaded.learner))
+    found = {
+        n: judge(
+            loaded.learner,
+            loaded.params,
+            splits.test.with_shots(n),
+            method=name,
+            trained=loaded.spec,
+            n_tasks=n_tasks,
+            seed=seed,
+        )
+        for n in shots or [1, 5]
+    }
+    if as_json:
+        from .show import print_json
+
+        print_json({str(n): {**dataclasses.asdict(e.score), "seconds": e.seconds} for n, e in found.items()})
+        return
+    table = Table("shots", "score", "seconds", title=f"{name} on {tasks}, {n_tasks} test tasks, seed {seed}")
+    for n, evaluation in found.items():
+        table.add_row(str(n), str(evaluation.score), f"{evaluation.seconds:.1f}")
+    Console().print(table)
+
+
+def demo(store: Store = None, quiet: Quiet = False) -> None:
+    """Show the six steps on real images: learn from the digits 0–4, then tell 5–9 apart from a few examples.
+
+    Run it twice: the second time starts from what the first one left in your store.
+    """
+    from ..experience import ModelRecord, RunRecord, open_store, user_folder
+    from ..report import check_installed, write_report
+    from .show import comparison
+
+    check_installed()
+    console = Console(quiet=quiet)
+    with open_store(store) as opened:
+        findings: list[Findings] = []
+        for index, experiment in enumerate(_demo_experiments()):
+            name = experiment.settings()["learner"]["name"]
+            console.rule(f"[bold]{name}[/bold]", align="left")
+            place = user_folder() / "runs" / f"demo-{name}-{len(opened.find(RunRecord)):04d}"
+            findings.append(_conduct(experiment, place, opened, quiet=quiet, explain=index == 0))
+            _tell_savings(findings[-1], opened, console)
+        rows = tuple(row for found in findings for row in found.rows if not row.is_baseline)
+        rows += tuple(row for found in findings for row in found.rows if row.is_baseline)
+        merged = dataclasses.replace(findings[0], rows=rows)
+        written = write_report(merged, merged.workspace.folder / "report.html")
+        console.print()
+        console.print(comparison(rows, "Digits 5–9, never seen before: 5-way accuracy"))
+        counts = {kind: len(opened.find(kind)) for kind in (RunRecord, ModelRecord)}
+        console.print(
+            f"\nThe store now remembers {counts[RunRecord]} runs and {counts[ModelRecord]} priors "
+            f"([bold]tasklore lore list[/bold]); run the demo again and it starts from there.",
+            highlight=False,
+        )
+        console.print(f"Report: {written}", highlight=False, soft_wrap=True)
+
+
+def _demo_experiments() -> "list[Experiment]":
+    """Return what the demo runs; the settings were chosen on validation tasks."""
+    from ..experiment import Experiment, TestSettings
+    from ..learners.gradient import MAML
+    from ..learners.metric import Prototypes
+    from ..loop import Stop
+    from ..nets import Conv4
+    from ..tasks.images import Digits
+    from ..train import TrainSettings
+
+    train = TrainSettings(steps=50, n_tasks=4, learning_rate=1e-3, n_validation=200, initial="prior")
+    stop = Stop(rounds=6, plateau=2)
+    judged = TestSettings(n_tasks=600, shots=(1, 5), inner_steps=(0, 1, 3, 5, 10), n_curve=200)
+    maml = MAML(Conv4(32, blocks=2), inner_steps=1, step_size=0.4, test_steps=5)
+    return [
+        Experiment(Digits(), Prototypes(Conv4(64, blocks=2)), train, stop, judged),
+        Experiment(
+            Digits(),
+            maml,
+            dataclasses.replace(train, steps=100, n_tasks=16),
+            stop,
+            dataclasses.replace(judged, baselines=False),
+        ),
+    ]
+
+
+def _conduct(
+    experiment: "Experiment", folder: Path, store: "ExperienceStore", *, quiet: bool, explain: bool = False
+) -> "Findings":
+    """Carry out an experiment under a progress display."""
+    from ..experience import user_folder
+    from ..experiment import conduct
+    from .show import Display
+
+    console = Console(stderr=False, quiet=quiet)
+    if explain:
+        for step in (
+            "1 initialise   from the remembered prior if there is one, else anew",
+            "2 collect      past tasks: digits 0–4, and their turns by 90° and 270° as further classes",
+            "3 meta-learn   what these tasks share",
+            "4 apply        it to new tasks: digits 1–4 turned by 180°",
+            "5 evaluate     and adjust: keep the best prior, lower the learning rate when stuck",
+            "6 repeat       until nothing improves any more; then test on digits 5–9",
+        ):
+            console.print(f"  {step}", highlight=False)
+    display = Display(experiment, console, quiet)
+    with display.progress:
+        return conduct(
+            experiment,
+            folder,
+            store,
+            user_folder() / "artifacts",
+            watch=display,
+            on_progress=display.compared,
+        )
+
+
+def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> None:
+    """Print the result of a run."""
+    from .show import comparison, print_json
+
+    if as_json:
+        print_json(_as_json(findings, report))
+    elif not quiet:
+        console = Console()
+        console.print(comparison(findings.rows, f"{findings.name}: the comparison on test tasks"))
+        console.print(f"ended by {findings.outcome.reason}", highlight=False)
+        console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+
+
+def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
+    score = findings.outcome.state.best_score
+    return {
+        "run_id": findings.workspace.id,
+        "reason": findings.outcome.reason,
+        "seconds": findings.seconds,
+        "steps": findings.outcome.state.step,
+        "validation": None if score is None else dataclasses.asdict(score),
+        "rows": [
+            {
+                "method": r.evaluation.method,
+                "shots": r.shots,
+                "baseline": r.is_baseline,
+                **dataclasses.asdict(r.evaluation.score),
+            }
+            for r in findings.rows
+        ],
+        "report": str(report),
+    }
+
+
+def _tell_savings(findings: "Findings", store: "ExperienceStore", console: Console) -> None:
+    """Print what starting from a remembered prior saved, against the run that had to learn it."""
+    from ..experience import ModelRecord, RoundRecord
+
+    prior = findings.workspace.prior_id
+    if prior is None:
+        state = findings.outcome.state
+        console.print(f"  learned in {state.step} steps, {findings.outcome.seconds:.1f} s", highlight=False)
+        return
+    model = store.get(prior)
+    assert isinstance(model, ModelRecord)
+    rounds = store.find(RoundRecord, {"run_id": model.run_id})
+    steps = max(int(turn.metrics["step"]) for turn in rounds)
+    seconds = max(turn.seconds or 0.0 for turn in rounds)
+    spent = findings.outcome
+    console.print(
+        f"  started from prior {prior[:12]}: {spent.state.step} steps and {spent.seconds:.1f} s instead of "
+        f"{steps} and {seconds:.1f}, [bold]saving {steps - spent.state.step} steps and "
+        f"{seconds - spent.seconds:.1f} s[/bold]",
+        highlight=False,
+    )

@@ -1,0 +1,110 @@
+"""What a person sees while work is under way, and the tables afterwards."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..experiment import Experiment, Row
+from ..loop import Watch
+from ..scores import Score
+
+__all__ = ["Display", "comparison", "print_json"]
+
+
+class Display(Watch):
+    """Progress bars for the loop and for the comparison; silent if ``quiet``.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    console : Console
+    quiet : bool
+    """
+
+    def __init__(self, experiment: Experiment, console: Console, quiet: bool) -> None:
+        self.steps = experiment.train.steps
+        self.stop = experiment.stop
+        self.console, self.quiet = console, quiet
+        self.validation = "not yet"
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.bars: dict[str, TaskID] = {}
+        self.began = time.monotonic()
+
+    def stepped(self, state: Any, seconds: float) -> None:
+        """Advance the bar of the meta-steps."""
+        total = None if self.stop.rounds is None else self.stop.rounds * self.steps
+        note = f"loss {state.losses[-1]:.3f}, validation {self.validation}"
+        self._advance("meta-learning", state.step, total, note)
+
+    def judged(self, score: Score, decision: str) -> None:
+        """Print a line for the round."""
+        self.validation = str(score)
+        if not self.quiet:
+            self.console.print(f"  validation {score}   {decision}", highlight=False)
+
+    def compared(self, method: str, done: int, total: int) -> None:
+        """Advance the bar of the method being compared."""
+        self._advance(f"testing {method}", done, total, "")
+
+    def _advance(self, name: str, done: int, total: int | None, note: str) -> None:
+        if name not in self.bars:
+            for bar in self.bars.values():
+                self.progress.update(bar, visible=False)
+            self.bars[name] = self.progress.add_task(name, total=total, note=note)
+        self.progress.update(self.bars[name], completed=done, total=total, note=note, visible=True)
+
+
+def comparison(rows: Sequence[Row], title: str) -> Table:
+    """Return the table of methods by shots, the best of each column in bold."""
+    shots = sorted({row.shots for row in rows})
+    best = {n: max((r.evaluation.score for r in rows if r.shots == n), key=_goodness) for n in shots}
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="mean over test tasks ± 95 % interval",
+        caption_justify="left",
+    )
+    table.add_column("method")
+    for n in shots:
+        table.add_column(f"{n} shot{'s' if n > 1 else ''}", justify="right")
+    table.add_column("ms a task", justify="right")
+    for method in dict.fromkeys(row.evaluation.method for row in rows):
+        mine = {row.shots: row for row in rows if row.evaluation.method == method}
+        cells = [
+            "" if n not in mine else _cell(mine[n].evaluation.score, mine[n].evaluation.score == best[n])
+            for n in shots
+        ]
+        any_row = next(iter(mine.values()))
+        each = 1000 * any_row.evaluation.seconds / len(any_row.evaluation.scores)
+        name = f"{method} (baseline)" if any_row.is_baseline else method
+        table.add_row(name, *cells, f"{each:.1f}")
+    return table
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Write one JSON object to standard output, and nothing else."""
+    json.dump(value, sys.stdout)
+    sys.stdout.write("\n")
+
+
+def _goodness(score: Score) -> float:
+    return score.mean if score.higher_is_better else -score.mean
+
+
+def _cell(score: Score, best: bool) -> str:
+    return f"[bold]{score}[/bold]" if best else str(score)
