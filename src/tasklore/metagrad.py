@@ -1,7 +1,7 @@
 """How meta-parameters move: from a stack of tasks to the direction in which the shared params should go.
 
-A rule returns a *sum* over tasks and its weight, so that a rule around it (several processes, several machines, clipping
-or noise per task) can combine sums before dividing.
+A rule returns a *sum* over tasks and its weight, so that a rule around it (several processes, several
+machines, clipping or noise per task) can combine sums before dividing.
 """
 
 import abc
@@ -77,7 +77,8 @@ class Backprop(Rule):
     Parameters
     ----------
     tasks_at_once : int
-        Tasks that are vectorised together: 1 is a plain loop, more trades memory for fewer, larger operations.
+        Tasks that are vectorised together: 1 is a plain loop, more trades memory for fewer, larger
+        operations.
     """
 
     tasks_at_once: int = 1

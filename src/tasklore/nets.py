@@ -1,14 +1,16 @@
 """Backbones: networks seen as functions of their parameters.
 
-A :class:`Net` is a frozen dataclass of settings. ``init`` makes named tensors, ``apply`` computes with whatever tensors it is
-given: the shared ones, or those adapted to one task. Normalisation uses batch statistics only, and leaves padding out of
-them. What a batch was normalised with comes back beside the output, so that queries can be treated as the support was.
+A :class:`Net` is a frozen dataclass of settings. ``init`` makes named tensors, ``apply`` computes with
+whatever tensors it is given: the shared ones, or those adapted to one task. Normalisation uses batch
+statistics only, and leaves padding out of them. What a batch was normalised with comes back beside the
+output, so that queries can be treated as the support was.
 """
 
 import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +103,7 @@ class MLP(Net):
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
         widths = (math.prod(input_shape), *self.hidden, *(() if n_outputs is None else (n_outputs,)))
         params: Params = {}
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(pairwise(widths)):
             params |= _linear(f"layer{i}", n_in, n_out, generator)
         return params
 
@@ -127,8 +129,8 @@ class Conv4(Net):
     channels : int
     blocks : int
     halving : {"pool", "stride"}
-        2×2 max-pooling (as in matching and prototypical networks), or convolutions of stride 2 (as MAML used on
-        Omniglot: about a quarter of the work). An image of one pixel is not halved any more.
+        2×2 max-pooling (as in matching and prototypical networks), or convolutions of stride 2 (as MAML used
+        on Omniglot: about a quarter of the work). An image of one pixel is not halved any more.
 
     References
     ----------
@@ -173,8 +175,8 @@ class Conv4(Net):
         for i in range(self.blocks):
             smaller = self._halved(tuple(x.shape[-2:])) != tuple(x.shape[-2:])
             stride = 2 if smaller and self.halving == "stride" else 1
-            # Turned to positive scales, normalisation never reverses an order, so that pooling may come before it:
-            # the same values for a quarter of the work.
+            # Turned to positive scales, normalisation never reverses an order, so that pooling may come
+            # before it: the same values for a quarter of the work.
             scale = params[f"block{i}.scale"]
             sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)
             weight = params[f"block{i}.weight"] * sign.view(-1, 1, 1, 1)
@@ -208,8 +210,8 @@ class ModuleNet(Net):
     Parameters
     ----------
     build : callable (input_shape) -> nn.Module
-        Makes a fresh module from (n, *input_shape) to (n, ...). Called with torch's global generator seeded, and
-        restored afterwards.
+        Makes a fresh module from (n, *input_shape) to (n, ...). Called with torch's global generator seeded,
+        and restored afterwards.
 
     Raises
     ------
@@ -268,10 +270,12 @@ def _moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments_of_patches(x: Tensor, share: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Return the moments that the convolution of ``x`` with ``weight`` will have, without looking at its result.
+    """Return the moments that the convolution of ``x`` with ``weight`` will have, without looking at its
+    result.
 
-    A convolution is linear in its patches, so its mean is ``w·m`` and its variance ``wᵀ C w``, with ``m`` and ``C`` the mean and
-    the covariance of the patches. On a first layer of few channels these are tiny, and the same for all weights.
+    A convolution is linear in its patches, so its mean is ``w·m`` and its variance ``wᵀ C w``, with ``m`` and
+    ``C`` the mean and the covariance of the patches. On a first layer of few channels these are tiny, and the
+    same for all weights.
     """
     patches = F.unfold(x, 3, padding=1, stride=stride)  # (n, d, positions)
     mean = torch.mv(patches.mean(2).T, share)  # (d,)
