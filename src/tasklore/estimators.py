@@ -186,7 +186,7 @@ class _MetaEstimator(BaseEstimator):
         prior = self._loaded_prior() or self._blank_prior(x, y, n_outputs)
         learner, scaling = prior.learner, _scaling_of(prior) or Scaling.none()
         spec = _spec_under(prior, x.shape[1], n_outputs)
-        if isinstance(learner, (GradientLearner, Prototypes)) and learner.transductive:
+        if learner.transductive:
             raise InvalidSetting(
                 "a transductive learner lets the rows of predict influence each other; "
                 "use dataclasses.replace(learner, transductive=False)"

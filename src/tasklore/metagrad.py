@@ -202,7 +202,7 @@ def _chunks(first: Tree, second: OtherTree, size: int) -> Iterator[tuple[Tree, O
 
 
 def _map_tasks(function: Callable[[Tree, OtherTree], Result], first: Tree, second: OtherTree) -> Result:
-    """Run ``function`` on every task of two stacks and stack the results: vectorised, or plainly where there is one."""
+    """Run ``function`` on every task of two stacks and stack the results; plainly where there is one."""
     if len(tree_leaves(second)[0]) > 1:
         return torch.func.vmap(function, randomness="different")(first, second)
     return tree_map(lambda t: t.unsqueeze(0), function(*tree_map(lambda t: t[0], (first, second))))

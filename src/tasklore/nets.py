@@ -228,7 +228,8 @@ class ModuleNet(Net):
         for name, part in module.named_modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:  # pyright: ignore[reportPrivateUsage]
                 raise InvalidSetting(
-                    f"{name or 'the module'} is a {type(part).__name__} with running statistics, which tasks would share; "
+                    f"{name or 'the module'} is a {type(part).__name__} with running statistics, which tasks "
+                    "would share; "
                     "make it with track_running_stats=False, or use GroupNorm"
                 )
         params = {f"body.{name}": weight.detach().clone() for name, weight in module.named_parameters()}
@@ -270,8 +271,7 @@ def _moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments_of_patches(x: Tensor, share: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Return the moments that the convolution of ``x`` with ``weight`` will have, without looking at its
-    result.
+    """Return the moments that the convolution of ``x`` with ``weight`` will have.
 
     A convolution is linear in its patches, so its mean is ``w·m`` and its variance ``wᵀ C w``, with ``m`` and
     ``C`` the mean and the covariance of the patches. On a first layer of few channels these are tiny, and the

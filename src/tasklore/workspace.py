@@ -78,7 +78,8 @@ class Workspace:
     Parameters
     ----------
     folder : Path
-        Made if missing. If it holds a run with the same settings, that run is resumed.
+        Made if missing. If it holds a run with the same settings, that run is resumed; when to stop and how
+        to test may differ.
     store : ExperienceStore
     artifacts : Path
         Where priors are kept; the store's model records are relative to it.
@@ -119,9 +120,10 @@ class Workspace:
         config = plain(self.config, "config")
         if marker.exists():
             known = self._read_marker(marker)
-            if known["config"] != config:
+            before, now = _what_is_learned(known["config"]), _what_is_learned(config)
+            if before != now:
                 raise InvalidSetting(
-                    f"{self.folder} holds a run with other settings: {_difference(known['config'], config)}; "
+                    f"{self.folder} holds a run with other settings: {_difference(before, now)}; "
                     "choose another folder, or delete this one to start anew"
                 )
             self.id, self.prior_id = known["run_id"], known["prior"]
@@ -313,6 +315,11 @@ class Workspace:
                 f"{error}; choose another folder, or delete this one to start anew"
             ) from error
         return cast("dict[str, Any]", known)
+
+
+def _what_is_learned(config: Any) -> Any:
+    """Leave out when to stop and how to test: a run may be continued with other limits."""
+    return {name: part for name, part in config.items() if name not in ("stop", "test")}
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:

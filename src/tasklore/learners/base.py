@@ -63,6 +63,9 @@ class Learner(abc.ABC):
 
     tags: ClassVar[Tags] = Tags()
 
+    transductive: bool = False
+    """Whether queries influence each other's predictions; a field where there is a choice."""
+
     @property
     def backbone(self) -> Net | None:
         """The network that plain pre-training can give a start to, if there is one."""

@@ -1,0 +1,128 @@
+"""Every registered learner passes the public check suite, and the suite itself can fail."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tasklore.errors import CheckFailed
+from tasklore.learners.base import Learner
+from tasklore.learners.gradient import MAML, FirstOrderMAML, Reptile
+from tasklore.learners.metric import Prototypes
+from tasklore.nets import MLP, Conv4
+from tasklore.registry import learners
+from tasklore.tasks.few_shot import Examples, FewShotSource
+from tasklore.testing.learner import check_learner
+from tasklore.types import Adapted, Batch, Context, Inputs, Params, TaskSpec
+
+QUICK = {"scratch": {"inner_steps": 8}, "finetune": {"inner_steps": 8}, "reptile": {"test_steps": 10}}
+
+
+@pytest.mark.parametrize("name", learners.names())
+def test_registered_learner_keeps_its_promises(name: str) -> None:
+    assert len(check_learner(learners.get(name)(**QUICK.get(name, {})))) == 11
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MAML(Conv4(8, blocks=2), inner_steps=1, step_size=0.1),
+        MAML(Conv4(8, blocks=2, halving="stride"), inner_steps=2, step_size=0.1, transductive=True),
+        FirstOrderMAML(MLP((16,)), inner_steps=3, step_size=0.1),
+        Reptile(MLP((16,)), test_steps=5, inner_optimizer="sgd", step_size=0.05),
+        Prototypes(MLP((16, 8))),
+        Prototypes(Conv4(8, blocks=2), transductive=True),
+    ],
+    ids=lambda learner: f"{type(learner).__name__}-{type(learner.net).__name__}",
+)
+def test_other_nets_too(learner: Learner) -> None:
+    check_learner(learner)
+
+
+def test_prototype_logits_are_distances() -> None:
+    learner = Prototypes(MLP((8,)))
+    source = blobs(4)
+    params = learner.init(source.spec, torch.Generator().manual_seed(0))
+    episodes, keys = source.episodes(0, "t", 0, 1)
+    support, query = (Batch(*(part[0] for part in side)) for side in episodes)
+    adapted = learner.adapt(params, support, Context(source.spec, keys[0]))
+    features, _ = learner.net.apply(params, support.inputs)
+    centres = torch.stack([features[support.y == k].mean(0) for k in range(4)])
+    expected = torch.softmax(-(torch.cdist(learner.net.apply(params, query.inputs)[0], centres) ** 2), 1)
+    assert torch.allclose(torch.softmax(learner.predict(adapted, query.inputs), 1), expected, atol=1e-5)
+
+
+def test_logistic_baseline_agrees_with_scikit_learn_on_two_and_more_classes() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    learner = learners.get("logistic-regression")()
+    for n_ways in (2, 4):
+        source = blobs(n_ways)
+        episodes, keys = source.episodes(0, "t", 0, 1)
+        support, query = (Batch(*(part[0] for part in side)) for side in episodes)
+        adapted = learner.adapt({}, support, Context(source.spec, keys[0]))
+        ours = torch.softmax(learner.predict(adapted, query.inputs), 1)
+        model = LogisticRegression(max_iter=1000).fit(support.x.flatten(1).numpy(), support.y.numpy())
+        theirs = torch.from_numpy(model.predict_proba(query.x.flatten(1).numpy())).float()
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def blobs(n_ways: int) -> FewShotSource:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(6).repeat_interleave(10)
+    x = torch.randn(60, 1, 2, 3, generator=generator) + y.view(-1, 1, 1, 1)
+    return FewShotSource.of(Examples("blobs", x, y, tuple("abcdef")), n_ways=n_ways, n_shots=3, n_queries=4)
+
+
+@dataclass(frozen=True)
+class Faulty(Learner):
+    """Nearest mean, with one fault built in."""
+
+    fault: str = ""
+
+    def init(self, spec: TaskSpec, generator: torch.Generator) -> Params:
+        free = None if self.fault == "seed" else generator
+        params = {"weight": torch.randn(6, 4, generator=free)}
+        return params | ({"idle": torch.ones(1)} if self.fault == "idle" else {})
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        if self.fault == "writes":
+            support.x.mul_(1.5)
+        features = support.x.flatten(1) @ params["weight"]
+        mask = torch.ones_like(support.mask) if self.fault == "padding" else support.mask
+        if self.fault == "order":
+            mask = mask * torch.linspace(0.1, 3.0, len(mask))
+        members = torch.nn.functional.one_hot(support.y, context.spec.n_outputs) * mask.unsqueeze(1)
+        centres = (members.T @ features) / members.sum(0).clamp(min=1e-3).unsqueeze(1)
+        return {"weight": params["weight"], "task/centres": centres}
+
+    def predict(self, adapted: Adapted, inputs: Inputs) -> torch.Tensor:
+        features = inputs.x.flatten(1) @ adapted["weight"]
+        if self.fault == "company":
+            features = features - features.mean(0)
+        if self.fault == "nan":
+            features = features + (adapted["weight"].sum() * 0).sqrt()
+        return 2 * features @ adapted["task/centres"].T - (adapted["task/centres"] ** 2).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ("seed", "other params for the same generator"),
+        ("writes", "changed its params or its support"),
+        ("padding", "padding moved the answers"),
+        ("order", "order of the support"),
+        ("company", "depends on the other queries"),
+        ("idle", "no meta-gradient reaches idle"),
+        ("nan", "is not finite"),
+    ],
+)
+def test_a_broken_promise_is_named(fault: str, complaint: str) -> None:
+    with pytest.raises(CheckFailed, match=complaint):
+        check_learner(Faulty(fault), blobs(3))
+
+
+def test_learner_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MAML().inner_steps = 3  # pyright: ignore[reportAttributeAccessIssue]

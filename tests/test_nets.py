@@ -1,0 +1,104 @@
+"""The backbones against torch's own layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasklore.errors import InvalidData, InvalidSetting
+from tasklore.nets import MLP, Conv4, Identity, ModuleNet
+from tasklore.types import Inputs, Params
+
+
+def images(n: int, channels: int = 1) -> Tensor:
+    return torch.rand(n, channels, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def weights(net: Conv4, channels: int = 1) -> Params:
+    generator = torch.Generator().manual_seed(4)
+    params = net.init((channels, 12, 12), 5, generator)
+    for name in params:  # scales of both signs, shifts that matter
+        if name.endswith(("scale", "shift")):
+            params[name] = torch.randn(params[name].shape, generator=generator)
+    return {name: tensor.double() for name, tensor in params.items()}
+
+
+def by_the_book(params: Params, x: Tensor, halving: str) -> Tensor:
+    for i in range(4):
+        halves = min(x.shape[-2:]) >= 2
+        x = F.conv2d(
+            x, params[f"block{i}.weight"], padding=1, stride=2 if halves and halving == "stride" else 1
+        )
+        x = F.batch_norm(x, None, None, params[f"block{i}.scale"], params[f"block{i}.shift"], training=True)
+        x = x.relu()
+        x = F.max_pool2d(x, 2) if halves and halving == "pool" else x
+    return F.linear(x.flatten(1), params["head.weight"], params["head.bias"])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("halving", ["pool", "stride"])
+def test_conv4_equals_the_usual_order_of_layers(halving: str, channels: int) -> None:
+    net = Conv4(6, halving=halving)
+    params, x = weights(net, channels), images(7, channels)
+    leaves = [{name: w.clone().requires_grad_() for name, w in params.items()} for _ in range(2)]
+    ours, _ = net.apply(leaves[0], Inputs(x, torch.ones(7, dtype=torch.float64)))
+    theirs = by_the_book(leaves[1], x, halving)
+    assert torch.allclose(ours, theirs, atol=1e-9)
+    slopes = [
+        torch.autograd.grad((out**2).sum(), list(p.values()))
+        for out, p in zip((ours, theirs), leaves, strict=True)
+    ]
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*slopes, strict=True))
+
+
+@pytest.mark.parametrize("halving", ["pool", "stride"])
+def test_padding_never_enters_the_statistics(halving: str) -> None:
+    net = Conv4(6, halving=halving)
+    params, x = weights(net), images(7)
+    ones = torch.ones(7, dtype=torch.float64)
+    alone, used = net.apply(params, Inputs(x, ones))
+    padded = Inputs(
+        torch.cat([x, 99 * torch.ones(3, 1, 12, 12, dtype=torch.float64)]), torch.cat([ones, torch.zeros(3)])
+    )
+    among, used_padded = net.apply(params, padded)
+    assert torch.allclose(alone, among[:7], atol=1e-9)
+    assert all(torch.allclose(used[name], used_padded[name], atol=1e-9) for name in used)
+
+
+def test_queries_normalised_as_the_support_was_do_not_depend_on_each_other() -> None:
+    net = Conv4(6)
+    params, x = weights(net), images(7)
+    _, used = net.apply(params, Inputs(x, torch.ones(7, dtype=torch.float64)))
+    together, _ = net.apply(params, Inputs(x, torch.ones(7, dtype=torch.float64)), used)
+    first, _ = net.apply(params, Inputs(x[:1], torch.ones(1, dtype=torch.float64)), used)
+    assert torch.allclose(together[:1], first, atol=1e-12)
+    own, _ = net.apply(params, Inputs(x, torch.ones(7, dtype=torch.float64)))
+    assert torch.allclose(together, own, atol=1e-9)
+
+
+def test_a_module_with_running_statistics_is_refused_and_the_cure_named() -> None:
+    net = ModuleNet(lambda shape: nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4)))
+    with pytest.raises(InvalidSetting, match="track_running_stats=False"):
+        net.init((1, 8, 8), 3, torch.Generator())
+
+
+def test_a_module_becomes_a_net() -> None:
+    net = ModuleNet(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 4), nn.Tanh()))
+    before = torch.random.get_rng_state()
+    params = net.init((3,), 2, torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.random.get_rng_state())
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    out, _ = net.apply(params, Inputs(x, torch.ones(5)))
+    hidden = torch.tanh(F.linear(x, params["body.1.weight"], params["body.1.bias"]))
+    assert torch.allclose(out, F.linear(hidden, params["head.weight"], params["head.bias"]))
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(InvalidData, match="images of shape"):
+        Conv4().init((7,), 5, torch.Generator())
+    with pytest.raises(InvalidSetting, match="pool"):
+        Conv4(halving="half")
+    with pytest.raises(InvalidSetting, match="width"):
+        MLP(())
+    with pytest.raises(InvalidSetting, match="no output layer"):
+        Identity().init((3,), 2, torch.Generator())
