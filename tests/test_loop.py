@@ -80,7 +80,7 @@ class Traced:
         self.trace.append(f"remember: {decision}")
 
 
-def conduct(traced: Traced, stop: Stop, seconds_a_look: float = 1.0):  # noqa: ANN201
+def conduct(traced: Traced, stop: Stop, seconds_a_look: float = 1.0):
     now = iter(range(10**6))
     return run(traced, Tasks("past", "new"), stop, traced, clock=lambda: seconds_a_look * next(now))
 

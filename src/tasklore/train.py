@@ -289,7 +289,9 @@ def step(
     context = Context(spec, keys, state.step, training=True)
     found = rule_for(learner, max(1, state.tasks_at_once))(learner, state.params, episodes, context)
     gradient = {name: total / found.weight for name, total in found.total.items()}
-    norm = torch.stack([g.norm() for g in gradient.values()]).norm() if gradient else torch.zeros(())
+    # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
+    norms = [gradient[name].norm() for name in sorted(gradient)]
+    norm = torch.stack(norms).norm() if norms else torch.zeros(())
     if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(found.losses).all()):
         raise _failure(found, state.step, settings)
     if settings.clip is not None and float(norm) > settings.clip:

@@ -6,12 +6,14 @@ Heavy modules are imported inside the functions, so that ``--help`` answers at o
 import signal
 import sys
 from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
-from .. import errors
+from .. import __version__, errors
 from . import apply, listing, lore, running
 
 __all__ = ["app", "main"]
@@ -30,6 +32,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tasklore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+    global _debug  # noqa: PLW0603 - the process is one command
+    _debug = debug
+
+
+_debug = False
+
 app.command("demo")(running.demo)
 app.command("run")(running.run)
 app.command("evaluate")(running.evaluate)
@@ -52,20 +76,31 @@ CODES: tuple[tuple[type[errors.TaskloreError], int], ...] = (
 
 
 def main() -> None:
-    """Run the command line; what fails on purpose is told in one panel, without a traceback."""
+    """Run the command line; what fails on purpose is told in one message, without a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # also where a shell started us in the background, ignoring it
     try:
         app()
     except errors.TaskloreError as error:
-        title = "interrupted" if isinstance(error, errors.Interrupted) else "error"
-        Console(stderr=True).print(
-            Panel(str(error), title=title, title_align="left", border_style="red", highlight=False)
-        )
+        if _debug:
+            raise
+        _tell(error)
         sys.exit(next(code for kind, code in CODES if isinstance(error, kind)))
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         sys.exit(130)
+
+
+def _tell(error: errors.TaskloreError) -> None:
+    """Print an error: a panel for people; one unbroken text for logs, and where a command is to be copied."""
+    console = Console(stderr=True, highlight=False)
+    message = Text(str(error))  # not markup: messages speak of [sections]
+    if isinstance(error, errors.Interrupted):
+        console.print(message, soft_wrap=True)
+    elif console.is_terminal:
+        console.print(Panel(message, title="error", title_align="left", border_style="red"))
+    else:
+        console.print(Text("error: ").append(message), soft_wrap=True)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

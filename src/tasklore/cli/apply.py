@@ -51,28 +51,35 @@ def predict(
 ) -> None:
     """Predict with an adapted predictor: one line for each example."""
     import csv
-    import sys
+    import io
 
+    from ..files import replacing
     from ..predictor import Predictor
 
     loaded = Predictor.load(predictor)
     x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False)
     answers = loaded.predict(x)
     chances = loaded.predict_proba(x) if loaded.labels else None
-    stream = sys.stdout if output is None else output.open("w", newline="", encoding="utf-8")
-    writer = csv.writer(stream)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["prediction", *(f"probability {label}" for label in loaded.labels)])
     for i, answer in enumerate(answers):
         writer.writerow([answer, *([] if chances is None else (f"{p:.6f}" for p in chances[i]))])
-    if output is not None:
-        stream.close()
-        typer.echo(f"{len(answers)} predictions written to {output}")
+    if output is None:
+        typer.echo(table.getvalue(), nl=False)
+        return
+    with replacing(output) as file:
+        file.write(table.getvalue().encode())
+    typer.echo(f"{len(answers)} predictions written to {output}")
 
 
 def _read(
     path: Path, shape: tuple[int, ...], target: str | None, *, labelled: bool
 ) -> "tuple[np.ndarray, np.ndarray]":
     """Return examples and their labels (empty if not ``labelled``) from a folder, a table or an archive."""
+    import zipfile
+    import zlib
+
     import numpy as np
     import pandas as pd
 
@@ -90,11 +97,13 @@ def _read(
                         f"{path} holds {sorted(archive)}; it needs x" + (" and y" if labelled else "")
                     )
                 return archive["x"], archive["y"] if labelled else np.empty(0)
-        except (OSError, ValueError, EOFError) as error:
+        except InvalidData:
+            raise
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InvalidData(f"{path} cannot be read as .npz without running code: {error}") from error
     try:
         table = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         raise InvalidData(f"{path} cannot be read as a table: {error}") from error
     column = target or (str(table.columns[-1]) if labelled else None)
     if column is not None and column not in table:
@@ -132,7 +141,7 @@ def _read_images(path: Path, shape: tuple[int, ...], *, labelled: bool) -> "tupl
         try:
             with Image.open(file) as image:
                 fitted = image.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]))
-        except (UnidentifiedImageError, OSError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise InvalidData(f"{file} is not an image that can be read: {error}") from error
         pictures.append(np.asarray(fitted, np.float32).reshape(*shape[1:], shape[0]).transpose(2, 0, 1) / 255)
     return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])

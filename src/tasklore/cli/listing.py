@@ -51,14 +51,22 @@ def load_plugin(path: Path) -> None:
     import importlib.util
     import sys
 
-    from ..errors import InvalidSetting
+    from ..errors import InvalidSetting, TaskloreError
 
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise InvalidSetting(f"{path} is not a Python file; give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except TaskloreError:
+        raise
+    except Exception as error:  # a file of the user's own may raise anything
+        raise InvalidSetting(
+            f"{path} cannot be executed: {type(error).__name__}: {error}; mend it, or see the traceback with "
+            "`tasklore --debug …`"
+        ) from error
 
 
 def _print_table(kind: str, registry: Any) -> None:

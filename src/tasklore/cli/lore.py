@@ -23,27 +23,32 @@ def list_(
     """List the runs and the priors, newest first."""
     from ..experience import EventRecord, ModelRecord, RoundRecord, RunRecord, open_store
 
+    records: dict[str, str] = {}
     with open_store(store) as opened:
-        runs = Table("run", "tasks", "learner", "rounds", "ended", "when", title=f"Runs in {opened.location}")
+        runs = Table("run", "tasks", "learner", "rounds", "ended by", "when")
+        runs.title = "Runs, newest first"
         for run in opened.find(RunRecord, newest_first=True, limit=limit):
             ended = [
                 event.detail.get("reason", "") for event in opened.find(EventRecord, {"subject": run.run_id})
             ]
             runs.add_row(
-                run.run_id,
+                run.id[:12],
                 str(run.config.get("tasks", {}).get("name", "")),
                 str(run.config.get("learner", {}).get("name", "")),
                 str(len(opened.find(RoundRecord, {"run_id": run.run_id}))),
-                str(ended[-1]) if ended else "not yet",
-                run.created_at[:16],
+                str(ended[-1]).split(":")[0] if ended else "not yet",
+                run.created_at[:16].replace("T", " "),
             )
-        priors = Table("prior", "learner", "validation", "run", "file", title="Priors")
+            records[run.run_id] = run.id[:12]
+        priors = Table("prior", "learner", "validation", "run", title="Priors, newest first")
         for model in opened.find(ModelRecord, newest_first=True, limit=limit):
             score = f"{model.metrics.get('validation', float('nan')):.4g} {model.metrics.get('metric', '')}"
-            priors.add_row(model.id[:12], model.learner, score, model.run_id[:8], model.path)
-    console = Console()
+            priors.add_row(model.id[:12], model.learner, score, records.get(str(model.run_id), ""))
+        where = opened.location
+    console = Console(highlight=False)
     console.print(runs)
     console.print(priors)
+    console.print(f"store: {where}; any id above can be given to `tasklore lore show`", soft_wrap=True)
 
 
 @app.command()
