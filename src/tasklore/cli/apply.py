@@ -141,7 +141,13 @@ def _read_images(path: Path, shape: tuple[int, ...], *, labelled: bool) -> "tupl
         try:
             with Image.open(file) as image:
                 fitted = image.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        except (
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+            OSError,
+            ValueError,
+            SyntaxError,
+        ) as error:
             raise InvalidData(f"{file} is not an image that can be read: {error}") from error
         pictures.append(np.asarray(fitted, np.float32).reshape(*shape[1:], shape[0]).transpose(2, 0, 1) / 255)
     return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])

@@ -1,6 +1,11 @@
 """Meta-learn, compare, report."""
 
+import contextlib
 import dataclasses
+import shlex
+import sys
+import uuid
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +18,7 @@ from .lore import STORE_HELP
 if TYPE_CHECKING:
     from ..experience import ExperienceStore
     from ..experiment import Experiment, Findings
+    from .show import Display
 
 __all__ = ["demo", "evaluate", "run"]
 
@@ -40,10 +46,11 @@ def run(
 
     A run that is stopped, by Ctrl-C or by force, goes on where it was when the same command is given again.
     """
-    from ..errors import Interrupted
     from ..experience import open_store, user_folder
     from ..experiment import Experiment
+    from ..registry import sources
     from ..report import check_installed, write_report
+    from .show import Display
 
     if plugin is not None:
         load_plugin(plugin)
@@ -51,15 +58,14 @@ def run(
     if seed is not None:
         experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=seed))
     check_installed()
+    silent = quiet or as_json
+    console = Console(quiet=silent)
     place = folder or user_folder() / "runs" / file.stem
     with open_store(store) as opened:
-        try:
-            findings = _conduct(experiment, place, opened, quiet=quiet or as_json)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped, and saved in {place}. To go on, give the same command again:\n"
-                f"tasklore run {file}" + (f" --folder {folder}" if folder else "")
-            ) from None
+        with _resumable(f"saved in {place}; to go on where it was, give the same command again:"):
+            name = sources.name_of(type(experiment.tasks))
+            display = Display(experiment, f"{name}, training", f"{name}, validation", console, silent)
+            findings = _conduct(experiment, place, opened, display)
         written = write_report(findings, report or place / "report.html")
     _tell(findings, written, quiet, as_json)
 
@@ -67,22 +73,28 @@ def run(
 def evaluate(
     prior: Annotated[Path, typer.Argument(help="A prior, as a run leaves it.")],
     tasks: Annotated[str, typer.Option(help="A collection; see `tasklore tasks`.")],
+    ways: Annotated[int | None, typer.Option(help="Classes of a task; the collection's default.")] = None,
     shots: Annotated[
         list[int] | None, typer.Option(help="Support examples; may be given several times.")
     ] = None,
     n_tasks: Annotated[int, typer.Option(help="Test episodes.")] = 600,
     seed: Annotated[int, typer.Option(help="Names the episodes.")] = 0,
+    plugin: Plugin = None,
     as_json: Json = False,
 ) -> None:
     """Score a prior on the test tasks of a collection."""
     from rich.table import Table
 
+    from ..config import from_settings
     from ..evaluate import evaluate as judge
     from ..registry import learners, sources
     from ..train import Prior
 
+    if plugin is not None:
+        load_plugin(plugin)
     loaded = Prior.load(prior)
-    splits = sources.get(tasks)().splits()  # pyright: ignore[reportAttributeAccessIssue]
+    settings = {"name": tasks} if ways is None else {"name": tasks, "n_ways": ways}
+    splits = from_settings(sources, settings, f"the settings of {tasks}").splits()
     name = learners.name_of(type(loaded.learner))
     found = {
         n: judge(
@@ -107,38 +119,51 @@ def evaluate(
     Console().print(table)
 
 
-def demo(store: Store = None, quiet: Quiet = False) -> None:
+def demo(
+    store: Store = None,
+    report: Annotated[Path | None, typer.Option(help="Where the HTML report goes.")] = None,
+    quiet: Quiet = False,
+) -> None:
     """Show the six steps on real images: learn from the digits 0–4, then tell 5–9 apart from a few examples.
 
     Run it twice: the second time starts from what the first one left in your store.
     """
-    from ..experience import ModelRecord, RunRecord, open_store, user_folder
+    from ..experience import EvaluationRecord, ModelRecord, RunRecord, TaskRecord, open_store, user_folder
     from ..report import check_installed, write_report
-    from .show import comparison
+    from .show import Display, comparison
 
     check_installed()
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, highlight=False)
     with open_store(store) as opened:
         findings: list[Findings] = []
-        for index, experiment in enumerate(_demo_experiments()):
+        for experiment in _demo_experiments():
             name = experiment.settings()["learner"]["name"]
             console.rule(f"[bold]{name}[/bold]", align="left")
-            place = user_folder() / "runs" / f"demo-{name}-{len(opened.find(RunRecord)):04d}"
-            findings.append(_conduct(experiment, place, opened, quiet=quiet, explain=index == 0))
+            place = user_folder() / "runs" / f"demo-{name}-{uuid.uuid4().hex[:8]}"
+            display = Display(experiment, DEMO_PAST, DEMO_NEW, console, quiet)
+            with _resumable("the best so far is remembered; the demo starts from it the next time:"):
+                findings.append(_conduct(experiment, place, opened, display))
             _tell_savings(findings[-1], opened, console)
         rows = tuple(row for found in findings for row in found.rows if not row.is_baseline)
         rows += tuple(row for found in findings for row in found.rows if row.is_baseline)
         merged = dataclasses.replace(findings[0], rows=rows)
-        written = write_report(merged, merged.workspace.folder / "report.html")
+        written = write_report(merged, report or merged.workspace.folder / "report.html")
         console.print()
-        console.print(comparison(rows, "Digits 5–9, never seen before: 5-way accuracy"))
-        counts = {kind: len(opened.find(kind)) for kind in (RunRecord, ModelRecord)}
-        console.print(
-            f"\nThe store now remembers {counts[RunRecord]} runs and {counts[ModelRecord]} priors "
-            f"([bold]tasklore lore list[/bold]); run the demo again and it starts from there.",
-            highlight=False,
-        )
-        console.print(f"Report: {written}", highlight=False, soft_wrap=True)
+        console.print(comparison(rows, "Digits 5–9, never seen before: accuracy among 5"))
+        kinds = {
+            TaskRecord: "tasks",
+            RunRecord: "runs",
+            EvaluationRecord: "evaluations",
+            ModelRecord: "priors",
+        }
+        counts = ", ".join(f"{len(opened.find(kind))} {word}" for kind, word in kinds.items())
+        console.print(f"\nThe store now remembers {counts}: see `tasklore lore list`.")
+        console.print("Run the demo again, and it starts from there.")
+        console.print(f"Report: {written}", soft_wrap=True)
+
+
+DEMO_PAST = "digits 0–4, upright and turned by 90° and 270°: 15 classes"
+DEMO_NEW = "digits 1–4, turned by 180°"
 
 
 def _demo_experiments() -> "list[Experiment]":
@@ -147,46 +172,27 @@ def _demo_experiments() -> "list[Experiment]":
     from ..learners.gradient import MAML
     from ..learners.metric import Prototypes
     from ..loop import Stop
-    from ..nets import Conv4
+    from ..nets import MLP, Conv4
     from ..tasks.images import Digits
     from ..train import TrainSettings
 
-    train = TrainSettings(steps=50, n_tasks=4, learning_rate=1e-3, n_validation=200, initial="prior")
+    train = TrainSettings(steps=50, n_tasks=16, n_validation=200, initial="prior")
     stop = Stop(rounds=6, plateau=2)
     judged = TestSettings(n_tasks=600, shots=(1, 5), inner_steps=(0, 1, 3, 5, 10), n_curve=200)
-    maml = MAML(Conv4(32, blocks=2), inner_steps=1, step_size=0.4, test_steps=5)
+    maml = MAML(MLP((128,)), inner_steps=3, step_size=0.3, test_steps=5)
     return [
-        Experiment(Digits(), Prototypes(Conv4(64, blocks=2)), train, stop, judged),
-        Experiment(
-            Digits(),
-            maml,
-            dataclasses.replace(train, steps=100, n_tasks=16),
-            stop,
-            dataclasses.replace(judged, baselines=False),
-        ),
+        Experiment(Digits(), Prototypes(Conv4(32, blocks=2)), train, stop, judged),
+        Experiment(Digits(), maml, train, stop, dataclasses.replace(judged, baselines=False)),
     ]
 
 
 def _conduct(
-    experiment: "Experiment", folder: Path, store: "ExperienceStore", *, quiet: bool, explain: bool = False
+    experiment: "Experiment", folder: Path, store: "ExperienceStore", display: "Display"
 ) -> "Findings":
     """Carry out an experiment under a progress display."""
     from ..experience import user_folder
     from ..experiment import conduct
-    from .show import Display
 
-    console = Console(stderr=False, quiet=quiet)
-    if explain:
-        for step in (
-            "1 initialise   from the remembered prior if there is one, else anew",
-            "2 collect      past tasks: digits 0–4, and their turns by 90° and 270° as further classes",
-            "3 meta-learn   what these tasks share",
-            "4 apply        it to new tasks: digits 1–4 turned by 180°",
-            "5 evaluate     and adjust: keep the best prior, lower the learning rate when stuck",
-            "6 repeat       until nothing improves any more; then test on digits 5–9",
-        ):
-            console.print(f"  {step}", highlight=False)
-    display = Display(experiment, console, quiet)
     with display.progress:
         return conduct(
             experiment,
@@ -196,6 +202,18 @@ def _conduct(
             watch=display,
             on_progress=display.compared,
         )
+
+
+@contextlib.contextmanager
+def _resumable(what: str) -> Generator[None]:
+    """Turn Ctrl-C, or the wish of the system to end us, into a message that says how to go on."""
+    from ..errors import Interrupted
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["tasklore", *sys.argv[1:]])
+        raise Interrupted(f"stopped, and {what}\n{command}") from None
 
 
 def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> None:
@@ -236,20 +254,17 @@ def _tell_savings(findings: "Findings", store: "ExperienceStore", console: Conso
     """Print what starting from a remembered prior saved, against the run that had to learn it."""
     from ..experience import ModelRecord, RoundRecord
 
-    prior = findings.workspace.prior_id
-    if prior is None:
-        state = findings.outcome.state
-        console.print(f"  learned in {state.step} steps, {findings.outcome.seconds:.1f} s", highlight=False)
+    spent = findings.outcome
+    console.print(f"  took {spent.state.step} steps, {spent.seconds:.1f} s")
+    if findings.workspace.prior_id is None:
         return
-    model = store.get(prior)
-    assert isinstance(model, ModelRecord)
+    model = store.get(findings.workspace.prior_id)
+    if not isinstance(model, ModelRecord):
+        return
     rounds = store.find(RoundRecord, {"run_id": model.run_id})
     steps = max(int(turn.metrics["step"]) for turn in rounds)
     seconds = max(turn.seconds or 0.0 for turn in rounds)
-    spent = findings.outcome
     console.print(
-        f"  started from prior {prior[:12]}: {spent.state.step} steps and {spent.seconds:.1f} s instead of "
-        f"{steps} and {seconds:.1f}, [bold]saving {steps - spent.state.step} steps and "
-        f"{seconds - spent.seconds:.1f} s[/bold]",
-        highlight=False,
+        f"  instead of {steps} steps and {seconds:.1f} s of the run that found prior {model.id[:12]}: "
+        f"[bold]saved {steps - spent.state.step} steps and {seconds - spent.seconds:.1f} s[/bold]"
     )

@@ -17,19 +17,30 @@ from ..scores import Score
 __all__ = ["Display", "comparison", "print_json"]
 
 
+STARTS = {
+    "random": "anew, from random numbers",
+    "pretrained": "from plain training on all past tasks pooled",
+    "prior": "from the prior that the store remembers",
+}
+
+
 class Display(Watch):
-    """Progress bars for the loop and for the comparison; silent if ``quiet``.
+    """The six steps as they happen, and progress bars where there is a terminal; silent if ``quiet``.
 
     Parameters
     ----------
     experiment : Experiment
+    past, new : str
+        What the past tasks are, and the new ones to judge by.
     console : Console
     quiet : bool
     """
 
-    def __init__(self, experiment: Experiment, console: Console, quiet: bool) -> None:
+    def __init__(self, experiment: Experiment, past: str, new: str, console: Console, quiet: bool) -> None:
         self.steps = experiment.train.steps
+        self.n_validation = experiment.train.n_validation
         self.stop = experiment.stop
+        self.past, self.new = past, new
         self.console, self.quiet = console, quiet
         self.validation = "not yet"
         self.progress = Progress(
@@ -47,15 +58,27 @@ class Display(Watch):
 
     def stepped(self, state: Any, seconds: float) -> None:
         """Advance the bar of the meta-steps."""
+        if not self.bars:
+            self._say("1 initialise", STARTS[state.started_from])
+            self._say("2 collect", self.past)
+            self._say("3 meta-learn", "what they share")
         total = None if self.stop.rounds is None else self.stop.rounds * self.steps
         note = f"loss {state.losses[-1]:.3f}, validation {self.validation}"
         self._advance("meta-learning", state.step, total, note)
 
     def judged(self, score: Score, decision: str) -> None:
         """Print a line for the round."""
+        if self.validation == "not yet":
+            self._say("4 apply", f"to {self.n_validation} new tasks: {self.new}")
+            self._say("5 evaluate", f"and adjust: {score}")
+            self._say("6 repeat", decision)
+        else:
+            self._say("", f"… {score}   {decision}")
         self.validation = str(score)
+
+    def _say(self, step: str, what: str) -> None:
         if not self.quiet:
-            self.console.print(f"  validation {score}   {decision}", highlight=False)
+            self.console.print(f"  {step:<14}{what}", highlight=False, markup=False)
 
     def compared(self, method: str, done: int, total: int) -> None:
         """Advance the bar of the method being compared."""
