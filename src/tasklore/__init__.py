@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import TaskloreError
+    from .estimators import MetaClassifier, MetaRegressor
     from .experience import ExperienceStore, open_store
     from .learners.base import Learner
+    from .predictor import Predictor
+    from .tasks.arrays import from_arrays
     from .tasks.source import Task, TaskSource
     from .types import Batch, Context, Episode, Inputs, TaskSpec
 
@@ -24,11 +27,15 @@ __all__ = [
     "ExperienceStore",
     "Inputs",
     "Learner",
+    "MetaClassifier",
+    "MetaRegressor",
+    "Predictor",
     "Task",
     "TaskSource",
     "TaskSpec",
     "TaskloreError",
     "__version__",
+    "from_arrays",
     "open_store",
 ]
 
@@ -39,10 +46,14 @@ _HOMES = {
     "ExperienceStore": "experience",
     "Inputs": "types",
     "Learner": "learners.base",
+    "MetaClassifier": "estimators",
+    "MetaRegressor": "estimators",
+    "Predictor": "predictor",
     "Task": "tasks.source",
     "TaskSource": "tasks.source",
     "TaskSpec": "types",
     "TaskloreError": "errors",
+    "from_arrays": "tasks.arrays",
     "open_store": "experience",
 }
 

@@ -217,7 +217,8 @@ def _what(mode: int) -> str:
 
 def _parse(content: bytes, path: Path) -> _Header:
     for beginning, what in _FOREIGN.items():
-        if content.startswith(beginning):
+        # The length of an honest header may begin with the same two bytes as a pickle, but then JSON follows.
+        if content.startswith(beginning) and content[_LENGTH.size : _LENGTH.size + 1] != b"{":
             raise DamagedArtifact(f"{path} is {what}; give a .safetensors file that Tasklore wrote")
     if len(content) < _LENGTH.size:
         raise DamagedArtifact(
