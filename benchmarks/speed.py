@@ -162,7 +162,8 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
     torch.set_num_threads(threads)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = meta_step(library, name)
-    np.savez(out, **{key: tensor.numpy() for key, tensor in step().items()})
+    gradient: dict[str, Any] = {key: tensor.numpy() for key, tensor in step().items()}
+    np.savez(out, **gradient)
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 5 or (time.perf_counter() - started < 4 and len(times) < 200):

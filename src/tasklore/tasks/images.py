@@ -4,7 +4,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -37,7 +37,7 @@ class Digits(Collection):
     n_queries: int = 15
 
     def splits(self) -> Splits:
-        data = load_digits()
+        data = cast("Any", load_digits())
         examples = Examples.from_arrays(
             "digits", data.images[:, None].astype(np.uint8), data.target, std=16.0
         )
