@@ -5,7 +5,7 @@ the learner's own way of adapting is to keep them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from .config import from_settings, to_settings
 from .errors import DamagedArtifact, InvalidData, InvalidSetting
 from .learners.base import Learner
 from .registry import learners
+from .tasks.arrays import Scaling
 from .train import Prior
 from .types import Adapted, Batch, Context, Inputs, TaskSpec
 
@@ -27,7 +28,7 @@ __all__ = ["Predictor"]
 ROWS_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """What a learner knows about one task.
 
@@ -39,12 +40,15 @@ class Predictor:
         Of the task.
     labels : tuple of str
         The names of the classes in the order of the outputs; empty for regression.
+    scaling : Scaling
+        How the past tasks' raw numbers were scaled, if they were.
     """
 
     learner: Learner
     adapted: Adapted
     spec: TaskSpec
     labels: tuple[str, ...] = ()
+    scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
 
     @classmethod
     def adapt(cls, prior: Prior, x: np.ndarray, y: Sequence[object] | np.ndarray) -> "Predictor":
@@ -54,7 +58,7 @@ class Predictor:
         ----------
         prior : Prior
         x : ndarray, shape (n, *input_shape) or (n, n_features)
-            In the units that the prior was meta-learned with.
+            In the units that the past tasks had.
         y : sequence of length n
             Labels of any kind that sorts, or numbers to regress.
 
@@ -64,7 +68,8 @@ class Predictor:
             The examples are empty, not finite, of the wrong shape, of one class only, or of more classes than
             the prior provides for.
         """
-        examples = _examples(x, prior.spec)
+        scaling = _scaling(prior.provenance, prior.spec)
+        examples = _examples(x, prior.spec, scaling)
         targets = np.asarray(y)
         if len(targets) != len(examples):
             raise InvalidData(f"{len(examples)} examples came with {len(targets)} targets; give one for each")
@@ -80,22 +85,25 @@ class Predictor:
             wanted = torch.from_numpy(indices.astype(np.int64))
         else:
             try:
-                numbers = np.asarray(targets, np.float32)
+                numbers = np.asarray(targets, np.float64)
             except ValueError as error:
                 raise InvalidData(
                     f"this prior regresses numbers, and a target is not one: {error}"
                 ) from error
             if not np.isfinite(numbers).all():
                 raise InvalidData("some targets are NaN or infinite; drop those examples")
-            spec, wanted = prior.spec, torch.from_numpy(numbers.reshape(len(numbers), -1))
+            scaled = scaling.targets(numbers.reshape(len(numbers), -1)).astype(np.float32)
+            spec, wanted = prior.spec, torch.from_numpy(scaled)
         batch = Batch(examples, wanted, torch.ones(len(examples)))
         with torch.no_grad():
             adapted = prior.learner.adapt(prior.params, batch, Context(spec, torch.tensor(0)))
-        return cls(prior.learner, {name: tensor.detach() for name, tensor in adapted.items()}, spec, labels)
+        return cls(
+            prior.learner, {name: tensor.detach() for name, tensor in adapted.items()}, spec, labels, scaling
+        )
 
     def outputs(self, x: np.ndarray) -> Tensor:
-        """Return logits, or regressed values, shape (n, n_outputs)."""
-        examples = _examples(x, self.spec)
+        """Return logits, or values as the network gives them, shape (n, n_outputs)."""
+        examples = _examples(x, self.spec, self.scaling)
         with torch.no_grad():
             parts = [
                 self.learner.predict(self.adapted, Inputs(part, torch.ones(len(part))))
@@ -113,7 +121,7 @@ class Predictor:
         """Return the label of each example, or the regressed values, shape (n,)."""
         if self.labels:
             return np.asarray(self.labels)[self.predict_proba(x).argmax(1)]
-        values = self.outputs(x).numpy()
+        values = self.scaling.values(self.outputs(x).numpy())
         return values[:, 0] if values.shape[1] == 1 else values
 
     def save(self, path: str | Path) -> str:
@@ -122,6 +130,7 @@ class Predictor:
             "learner": to_settings(self.learner, learners),
             "spec": self.spec.to_dict(),
             "labels": list(self.labels),
+            "scaling": self.scaling.to_dict(),
         }
         return save_artifact(path, self.adapted, metadata, kind="predictor")
 
@@ -141,7 +150,13 @@ class Predictor:
             learner = from_settings(
                 learners, cast("dict[str, Any]", metadata["learner"]), "the predictor's learner"
             )
-            predictor = cls(learner, tensors, spec, tuple(map(str, cast("list[str]", metadata["labels"]))))
+            predictor = cls(
+                learner,
+                tensors,
+                spec,
+                tuple(map(str, cast("list[str]", metadata["labels"]))),
+                _scaling(metadata, spec),
+            )
             weights = learner.init(spec, Generator().manual_seed(0))
             wrong = [
                 name for name, w in weights.items() if name not in tensors or tensors[name].shape != w.shape
@@ -156,7 +171,12 @@ class Predictor:
         return predictor
 
 
-def _examples(x: np.ndarray, spec: TaskSpec) -> Tensor:
+def _scaling(described: Mapping[str, Any], spec: TaskSpec) -> Scaling:
+    """Return the scaling that a prior or a predictor names; none if it names none."""
+    return Scaling.from_dict(described["scaling"], spec) if "scaling" in described else Scaling.none()
+
+
+def _examples(x: np.ndarray, spec: TaskSpec, scaling: Scaling) -> Tensor:
     """Return checked examples, float32, shape (n, *input_shape)."""
     array = np.asarray(x)
     if array.dtype.kind not in "biuf":
@@ -168,9 +188,11 @@ def _examples(x: np.ndarray, spec: TaskSpec) -> Tensor:
         raise InvalidData(
             f"one example has shape {array.shape[1:]}; {spec.input_shape}, or {size} values, are needed"
         )
-    values = array.astype(np.float32)
+    raw = array.reshape(len(array), *spec.input_shape).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = scaling.inputs(raw).astype(np.float32)
     if not np.isfinite(values).all():
         raise InvalidData(
             "some values are NaN, infinite, or too large for float32; impute or drop those examples"
         )
-    return torch.from_numpy(np.ascontiguousarray(values.reshape(len(array), *spec.input_shape)))
+    return torch.from_numpy(np.ascontiguousarray(values))
