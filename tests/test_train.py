@@ -1,0 +1,131 @@
+"""Meta-training: it learns, from every start, and says what it did."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasklore.artifacts import save_artifact
+from tasklore.errors import DamagedArtifact, InvalidData
+from tasklore.evaluate import evaluate
+from tasklore.learners.gradient import MAML, Reptile
+from tasklore.learners.metric import Prototypes
+from tasklore.nets import MLP, Conv4
+from tasklore.registry import sources
+from tasklore.scores import Score
+from tasklore.tasks.source import Splits
+from tasklore.tasks.synthetic import SinusoidSource
+from tasklore.train import GradientTrainer, MetaState, Prior, TrainSettings, fit, init, pretrain
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    return sources.get("digits")(n_queries=5).splits()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_maml_learns_to_learn_sine_waves() -> None:
+    learner, source = MAML(MLP((40, 40)), inner_steps=1, step_size=0.01), SinusoidSource(10, 10)
+    settings = TrainSettings(steps=300, n_tasks=20, learning_rate=4e-3, execution="vectorised")
+    states = list(fit(learner, source, settings))
+    before, after = (
+        evaluate(learner, state.params, source, method="maml", n_tasks=100).score
+        for state in (states[0], states[-1])
+    )
+    assert after.mean + after.half_width < 0.6 * before.mean
+    assert states[-1].losses == tuple(state.losses[-1] for state in states)
+
+
+def test_execution_does_not_change_the_result() -> None:
+    learner, source = Reptile(MLP((8,))), SinusoidSource(5, 5)
+    ends = [
+        list(fit(learner, source, TrainSettings(steps=5, n_tasks=4, execution=how)))[-1].params
+        for how in ("loop", "vectorised")
+    ]
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+
+
+def test_pretraining_on_the_pool_is_a_better_start_than_chance(digits: Splits) -> None:
+    learner = Prototypes(Conv4(8, blocks=2))
+    settings = TrainSettings(pretrain_steps=150)
+    fresh = learner.init(digits.train.spec, torch.Generator().manual_seed(0))
+    start = pretrain(learner, digits.train, settings)
+    scores = [
+        evaluate(learner, params, digits.train, method="x", n_tasks=100, stream="validation").score
+        for params in (fresh, start)
+    ]
+    assert scores[1].interval[0] > scores[0].interval[1]
+
+
+def test_the_output_layer_of_a_pretrained_start_is_zero(digits: Splits) -> None:
+    learner = MAML(MLP((16,)))
+    start = pretrain(learner, digits.train, TrainSettings(pretrain_steps=3))
+    assert float(start["layer1.weight"].abs().sum()) == 0.0
+    assert float(start["layer0.weight"].abs().sum()) > 0.0
+
+
+def test_adjust_keeps_the_best_and_lowers_the_rate_when_stuck() -> None:
+    trainer = GradientTrainer(MAML(), TrainSettings(patience=2, decay=0.5), SinusoidSource().spec)
+    params = [{"w": torch.tensor(float(i))} for i in range(5)]
+    state = init(params[0], trainer.settings)
+    rates: list[float] = []
+    for i, error in enumerate([0.9, 0.5, 0.6, 0.7, 0.4]):
+        state = trainer.adjust(
+            dataclasses.replace(state, params=params[i], losses=(1.0, 3.0)), [error, error]
+        )
+        rates.append(state.rate)
+    assert rates == [1.0, 1.0, 1.0, 0.5, 0.5]
+    assert state.best is params[4]
+    assert state.best_score == Score.of("mse", [0.4, 0.4])
+    assert state.loss == 2.0
+
+
+def test_a_prior_is_judged_before_anything_more_is_learned() -> None:
+    source = SinusoidSource()
+    trainer = GradientTrainer(MAML(), TrainSettings(steps=4, n_tasks=2), source.spec)
+    prior = Prior(
+        trainer.learner, trainer.learner.init(source.spec, torch.Generator().manual_seed(9)), source.spec
+    )
+    state = trainer.initialise(source, prior)
+    assert list(trainer.learn(state, source)) == []
+    judged = trainer.adjust(state, [1.0, 2.0])
+    assert judged.best is prior.params
+    assert [s.step for s in trainer.learn(judged, source)] == [1, 2, 3, 4]
+
+
+def test_state_and_prior_come_back_as_they_were(tmp_path: Path) -> None:
+    source = SinusoidSource()
+    learner = MAML(MLP((8,)), inner_steps=2)
+    state = list(fit(learner, source, TrainSettings(steps=3, n_tasks=2)))[-1]
+    state.save(tmp_path / "s.safetensors", {"seconds": 1.5})
+    loaded, note = MetaState.load(tmp_path / "s.safetensors")
+    assert note == {"seconds": 1.5}
+    assert loaded.losses == state.losses
+    assert all(torch.equal(loaded.moments[name], tensor) for name, tensor in state.moments.items())
+    Prior(learner, state.params, source.spec, {"a": 1}).save(tmp_path / "p.safetensors")
+    prior = Prior.load(tmp_path / "p.safetensors")
+    assert (prior.learner, prior.spec, prior.provenance) == (learner, source.spec, {"a": 1})
+    with pytest.raises(DamagedArtifact, match="prior"):
+        Prior.load(tmp_path / "s.safetensors")
+
+
+def test_a_prior_whose_tensors_do_not_fit_is_refused(tmp_path: Path) -> None:
+    learner, spec = MAML(MLP((8,))), SinusoidSource().spec
+    params = learner.init(spec, torch.Generator())
+    params["layer0.weight"] = torch.zeros(3, 3)
+    Prior(learner, params, spec).save(tmp_path / "p.safetensors")
+    with pytest.raises(DamagedArtifact, match=r"layer0\.weight do not fit"):
+        Prior.load(tmp_path / "p.safetensors")
+    save_artifact(tmp_path / "q.safetensors", {}, {"learner": {"name": "maml", "evil": 1}}, kind="prior")
+    with pytest.raises(DamagedArtifact):
+        Prior.load(tmp_path / "q.safetensors")
+
+
+def test_evaluation_of_fewer_ways_than_trained_for(digits: Splits) -> None:
+    learner = MAML(MLP((16,)), inner_steps=1)
+    params = learner.init(digits.train.spec, torch.Generator().manual_seed(0))
+    found = evaluate(learner, params, digits.validation, method="x", trained=digits.train.spec, n_tasks=20)
+    assert digits.validation.spec.n_outputs == 4
+    assert 0.0 < found.score.mean < 1.0
+    with pytest.raises(InvalidData, match="at most 4 outputs"):
+        evaluate(learner, params, digits.test, method="x", trained=digits.validation.spec, n_tasks=20)
