@@ -17,7 +17,6 @@ from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP
 from tasklore.predictor import Predictor
 from tasklore.tasks.few_shot import Examples, FewShotSource
-from tasklore.tasks.source import Task
 from tasklore.tasks.synthetic import SinusoidSource, SinusoidTask
 from tasklore.train import GradientTrainer, Prior, TrainSettings, fit, init, step
 from tasklore.types import Episode, TaskSpec
@@ -179,7 +178,7 @@ def test_broken_configuration_files(text: str, words: str, tmp_path: Path) -> No
 class Exploding(SinusoidSource):
     """Sine waves, the second of each stack of which is far too large."""
 
-    def task(self, rng: np.random.Generator) -> Task:
+    def task(self, rng: np.random.Generator) -> SinusoidTask:
         amplitude = 1e30 if rng.random() < 0.3 else 1.0
         return SinusoidTask(amplitude, 0.0, self.n_shots, self.n_queries)
 
@@ -212,6 +211,7 @@ def test_a_prior_of_scaled_arrays_scales_the_new_task_too(tmp_path: Path) -> Non
 
     model = MetaRegressor(train=TrainSettings(steps=2, n_tasks=2)).meta_fit(past)
     x, y = past[0]
+    assert isinstance(model.prior, Prior)
     predictor = Predictor.adapt(model.prior, x[:8], y[:8])
     predictor.save(tmp_path / "p.safetensors")
     again = Predictor.load(tmp_path / "p.safetensors").predict(x)
