@@ -1,4 +1,4 @@
-"""A predictor: refuses bad examples before any work, predicts as before after a save, and is never half loaded."""
+"""A predictor refuses bad examples before any work, survives a save, and is never half loaded."""
 
 from pathlib import Path
 

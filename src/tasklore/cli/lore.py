@@ -114,7 +114,11 @@ def erase(
 
     with open_store(store) as opened:
         purged = opened.erase(record, reason)
+    needed: set[str] = set()
+    if store is not None:  # one's own store may know the same prior
+        with open_store() as own:
+            needed = {model.path for model in own.find(ModelRecord)}
     for gone in purged:
-        if isinstance(gone, ModelRecord):
+        if isinstance(gone, ModelRecord) and gone.path not in needed:
             (user_folder() / "artifacts" / gone.path).unlink(missing_ok=True)
     typer.echo(f"{len(purged)} records erased")

@@ -150,6 +150,7 @@ def demo(
         written = write_report(merged, report or merged.workspace.folder / "report.html")
         console.print()
         console.print(comparison(rows, "Digits 5–9, never seen before: accuracy among 5"))
+        console.print("scratch and finetune (baselines) train the network of reptile")
         kinds = {
             TaskRecord: "tasks",
             RunRecord: "runs",
@@ -169,20 +170,33 @@ DEMO_NEW = "digits 1–4, turned by 180°"
 def _demo_experiments() -> "list[Experiment]":
     """Return what the demo runs; the settings were chosen on validation tasks."""
     from ..experiment import Experiment, TestSettings
-    from ..learners.gradient import MAML
+    from ..learners.gradient import MAML, Reptile
     from ..learners.metric import Prototypes
     from ..loop import Stop
     from ..nets import MLP, Conv4
     from ..tasks.images import Digits
     from ..train import TrainSettings
 
-    train = TrainSettings(steps=50, n_tasks=16, n_validation=200, initial="prior")
-    stop = Stop(rounds=6, plateau=2)
-    judged = TestSettings(n_tasks=600, shots=(1, 5), inner_steps=(0, 1, 3, 5, 10), n_curve=200)
-    maml = MAML(MLP((128,)), inner_steps=3, step_size=0.3, test_steps=5)
+    train = TrainSettings(steps=5, n_tasks=8, learning_rate=3e-3, n_validation=300, initial="prior")
+    judged = TestSettings(n_tasks=600, shots=(1, 5), inner_steps=(0, 1, 2, 5, 10, 20), n_curve=200)
+    alone = dataclasses.replace(judged, baselines=False)  # one run has the baselines: its net trains fast
+    few = Digits(n_shots=5)
     return [
-        Experiment(Digits(), Prototypes(Conv4(32, blocks=2)), train, stop, judged),
-        Experiment(Digits(), maml, train, stop, dataclasses.replace(judged, baselines=False)),
+        Experiment(Digits(), Prototypes(Conv4(32, blocks=2)), train, Stop(target=0.77, rounds=10), alone),
+        Experiment(
+            few,
+            Reptile(MLP((64, 64)), inner_steps=5, step_size=0.01, test_steps=20),
+            dataclasses.replace(train, steps=10, n_tasks=16, optimizer="sgd", learning_rate=0.5),
+            Stop(target=0.895, rounds=10),
+            judged,
+        ),
+        Experiment(
+            few,
+            MAML(MLP((256,)), inner_steps=5, step_size=0.3, test_steps=10),
+            dataclasses.replace(train, steps=25, learning_rate=1e-3),
+            Stop(target=0.85, rounds=10),
+            alone,
+        ),
     ]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,27 +53,35 @@ class Display(Watch):
             disable=quiet or not console.is_terminal,
         )
         self.bars: dict[str, TaskID] = {}
-        self.began = time.monotonic()
+        self.begun = False
 
     def stepped(self, state: Any, seconds: float) -> None:
         """Advance the bar of the meta-steps."""
-        if not self.bars:
-            self._say("1 initialise", STARTS[state.started_from])
-            self._say("2 collect", self.past)
-            self._say("3 meta-learn", "what they share")
+        self._begin(state.started_from, "what they share")
         total = None if self.stop.rounds is None else self.stop.rounds * self.steps
         note = f"loss {state.losses[-1]:.3f}, validation {self.validation}"
         self._advance("meta-learning", state.step, total, note)
 
     def judged(self, score: Score, decision: str) -> None:
         """Print a line for the round."""
+        self._begin(
+            "prior", "nothing yet: first see how good the prior is"
+        )  # only a prior is judged unlearned
+        brief = ":".join(decision.split(":")[:2])  # "go on", "stop: plateau"
         if self.validation == "not yet":
             self._say("4 apply", f"to {self.n_validation} new tasks: {self.new}")
             self._say("5 evaluate", f"and adjust: {score}")
-            self._say("6 repeat", decision)
+            self._say("6 repeat", brief)
         else:
-            self._say("", f"… {score}   {decision}")
+            self._say("", f"… {score}   {brief}")
         self.validation = str(score)
+
+    def _begin(self, started_from: str, learned: str) -> None:
+        if not self.begun:
+            self._say("1 initialise", STARTS[started_from])
+            self._say("2 collect", self.past)
+            self._say("3 meta-learn", learned)
+            self.begun = True
 
     def _say(self, step: str, what: str) -> None:
         if not self.quiet:

@@ -1,0 +1,381 @@
+"""The commands as a user gives them: in processes of their own, on small settings."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import tasklore
+from tasklore.cli import main
+
+SETTINGS = """
+[tasks]
+name = "digits"
+
+[learner]
+name = "prototypes"
+
+[net]
+name = "mlp"
+hidden = [16]
+
+[train]
+steps = 5
+n_tasks = 2
+n_validation = 10
+
+[stop]
+rounds = 2
+
+[test]
+n_tasks = 4
+n_curve = 2
+shots = [1]
+baselines = false
+"""
+
+PLUGIN = '''
+import dataclasses
+import torch
+from tasklore.learners.metric import Prototypes
+from tasklore.nets import MLP
+from tasklore.registry import learners
+
+
+@learners.register("my-prototypes")
+@dataclasses.dataclass(frozen=True)
+class MyPrototypes(Prototypes):
+    """Prototypes of an outsider."""
+
+    net: MLP = dataclasses.field(default_factory=lambda: MLP((8,)))
+'''
+
+
+def tasklore_command(
+    *arguments: str | Path, home: Path, code: int = 0, columns: int = 80
+) -> subprocess.CompletedProcess[str]:
+    """Run one command and check its exit code; whatever fails on purpose must come without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tasklore", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, "TASKLORE_HOME": str(home), "COLUMNS": str(columns)},
+    )
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+UNSEEDED = """
+    def init(self, spec, generator):
+        return {name: torch.rand_like(tensor) for name, tensor in super().init(spec, generator).items()}
+"""
+
+
+class Here:
+    """Give commands in this process, which spares each the seconds that importing torch takes."""
+
+    def __init__(
+        self, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.home, self.capsys, self.monkeypatch = home, capsys, monkeypatch
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Give one command, and check its exit code."""
+        self.monkeypatch.setattr(sys, "argv", ["tasklore", *map(str, arguments)])
+        self.monkeypatch.setenv("TASKLORE_HOME", str(self.home))
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        out, err = self.capsys.readouterr()
+        assert (ended.value.code or 0) == code, f"exit code {ended.value.code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(sys.argv, code, out, err)
+
+
+@pytest.fixture
+def here(house: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    monkeypatch.setenv("COLUMNS", "80")
+    return Here(house / "home", capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder in which one run was made: home/, folder/, run.toml, result.json."""
+    place = tmp_path_factory.mktemp("house")
+    (place / "run.toml").write_text(SETTINGS)
+    done = tasklore_command(
+        "run", place / "run.toml", "--folder", place / "folder", "--json", home=place / "home"
+    )
+    (place / "result.json").write_text(done.stdout)
+    return place
+
+
+@pytest.fixture(scope="module")
+def prior(house: Path) -> Path:
+    return sorted((house / "home" / "artifacts").glob("*/prior-*.safetensors"))[-1]
+
+
+def digits_of(*numbers: int, each: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    data = cast("Any", load_digits())
+    rows = np.concatenate([np.flatnonzero(data.target == number)[:each] for number in numbers])
+    return data.images[rows][:, None] / 16.0, data.target[rows]
+
+
+def test_json_is_one_object_and_nothing_else(house: Path) -> None:
+    result = json.loads((house / "result.json").read_text())
+    assert result["reason"].startswith("rounds")
+    assert result["steps"] == 10
+    assert [(row["method"], row["shots"], row["n_tasks"]) for row in result["rows"]] == [("prototypes", 1, 4)]
+    assert Path(result["report"]).read_text().startswith("<!doctype html>")
+
+
+def test_the_same_command_again_changes_nothing(house: Path, here: Here) -> None:
+    again = json.loads(here("run", house / "run.toml", "--folder", house / "folder", "--json").stdout)
+    first = json.loads((house / "result.json").read_text())
+    assert again["run_id"] == first["run_id"]
+    assert [row["mean"] for row in again["rows"]] == [row["mean"] for row in first["rows"]]
+
+
+def test_quiet_prints_nothing(house: Path, here: Here, tmp_path: Path) -> None:
+    done = here("run", house / "run.toml", "--folder", tmp_path / "quiet", "--quiet", "--seed", "7")
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_run_tells_the_six_steps_in_order(house: Path, here: Here, tmp_path: Path) -> None:
+    done = here("run", house / "run.toml", "--folder", tmp_path / "loud", "--seed", "3")
+    steps = re.findall(r"^  \d (\w+(?:-\w+)?)", done.stdout, re.MULTILINE)
+    assert steps == ["initialise", "collect", "meta-learn", "apply", "evaluate", "repeat"]
+    assert "±" in done.stdout
+    assert "Report: " in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_interrupted_saves_and_says_how_to_resume(here: Here, tmp_path: Path, number: signal.Signals) -> None:
+    file, folder = tmp_path / "long.toml", tmp_path / "folder"
+    file.write_text(SETTINGS.replace("steps = 5", "steps = 300").replace("rounds = 2", "rounds = 1"))
+    command = [sys.executable, "-m", "tasklore", "run", str(file), "--folder", str(folder)]
+    environment = {**os.environ, "TASKLORE_HOME": str(tmp_path / "home")}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    for line in process.stdout:  # the steps are told once the first meta-update is done
+        if "meta-learn" in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert f"tasklore run {file} --folder {folder}" in told
+    assert (folder / "checkpoint.safetensors").exists()
+    here.home = tmp_path / "home"
+    resumed = here("run", file, "--folder", folder, "--json")
+    assert json.loads(resumed.stdout)["steps"] == 300
+
+
+def test_adapt_and_predict(here: Here, prior: Path, tmp_path: Path) -> None:
+    x, y = digits_of(5, 6, 7)
+    np.savez(tmp_path / "support.npz", x=x, y=y)
+    np.savez(tmp_path / "new.npz", x=x)
+    adapted = tmp_path / "p.safetensors"
+    told = here("adapt", prior, tmp_path / "support.npz", "-o", adapted)
+    assert "3 classes (5, 6, 7)" in told.stdout
+    printed = here("predict", adapted, tmp_path / "new.npz").stdout
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert len(rows) == 15
+    assert sum(float(rows[0][f"probability {label}"]) for label in (5, 6, 7)) == pytest.approx(1, abs=1e-5)
+    assert np.mean([row["prediction"] == str(label) for row, label in zip(rows, y, strict=True)]) > 0.7
+
+    table = tmp_path / "support.csv"
+    names = [f"pixel {i}" for i in range(64)]
+    with table.open("w") as file:
+        csv.writer(file).writerows(
+            [[*names, "digit"], *([*row.ravel(), n] for row, n in zip(x, y, strict=True))]
+        )
+    from_table = tmp_path / "from-table.safetensors"
+    here("adapt", prior, table, "-o", from_table, "--target", "digit")
+    written = tmp_path / "out.csv"
+    here("predict", from_table, table, "--target", "digit", "-o", written)
+    assert written.read_text() == printed
+
+
+def test_adapt_to_folders_of_images(here: Here, prior: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    x, y = digits_of(8, 9)
+    for i, (picture, label) in enumerate(zip(x, y, strict=True)):
+        (tmp_path / "images" / f"digit {label}").mkdir(parents=True, exist_ok=True)
+        pixels = (255 * picture[0]).astype(np.uint8)
+        image.fromarray(pixels).save(tmp_path / "images" / f"digit {label}" / f"{i}.png")
+    adapted = tmp_path / "p.safetensors"
+    here("adapt", prior, tmp_path / "images", "-o", adapted)
+    done = here("predict", adapted, tmp_path / "images" / "digit 8")
+    answers = [row["prediction"] for row in csv.DictReader(io.StringIO(done.stdout))]
+    assert answers.count("digit 8") >= 4
+    (tmp_path / "images" / "digit 8" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    done = here("adapt", prior, tmp_path / "images", code=2)
+    assert "broken.png is not an image" in done.stderr
+
+
+def test_evaluate(here: Here, prior: Path) -> None:
+    arguments = ("evaluate", prior, "--tasks", "digits", "--ways", "3", "--shots", "2", "--n-tasks", "8")
+    score = json.loads(here(*arguments, "--json").stdout)["2"]
+    assert score["n_tasks"] == 8
+    assert 0.4 < score["mean"] <= 1
+    assert "±" in here(*arguments).stdout
+
+
+def test_lore(here: Here, tmp_path: Path) -> None:
+    listed = here("lore", "list").stdout
+    assert "prototypes" in listed
+    assert max(map(len, listed.splitlines()[:-1])) <= 80
+    record = re.findall(r"[0-9a-f]{12}", listed)[0]
+    assert json.loads(here("lore", "show", record).stdout)["kind"] == "run"
+    assert "all is well" in here("lore", "verify").stdout
+
+    here("lore", "export", tmp_path / "lore.json")
+    other = tmp_path / "other.db"
+    first = here("lore", "merge", tmp_path / "lore.json", "--store", other).stdout
+    second = here("lore", "merge", tmp_path / "lore.json", "--store", other).stdout
+    assert not first.startswith("0 ")
+    assert second.startswith("0 records added")
+    erased = here("lore", "erase", record, "--reason", "test", "--store", other).stdout
+    assert re.match(r"[1-9]\d* records erased", erased)
+    assert "all is well" in here("lore", "verify").stdout  # the own store keeps its priors
+    assert here("lore", "show", record, "--store", other, code=4).stdout == ""
+    other.write_bytes(b"no database" * 1000)
+    assert "error" in here("lore", "list", "--store", other, code=4).stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"prototypes"', '"prototype"', "did you mean 'prototypes'?"),
+        ('"digits"', '"digit"', "did you mean 'digits'?"),
+        ("n_validation", "n_validations", "did you mean 'n_validation'?"),
+        ("[stop]", "[stopp]", "did you mean 'stop'?"),
+        ("steps = 5", 'steps = "five"', "[train] steps is 'five'"),
+        ("rounds = 2", "rounds = 0", "rounds must be positive"),
+        ("[learner]", "[learner", "run.toml"),
+    ],
+)
+def test_bad_settings_are_one_clear_message(
+    here: Here, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    (tmp_path / "run.toml").write_text(SETTINGS.replace(old, new))
+    done = here("run", tmp_path / "run.toml", "--json", code=2)
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_bad_inputs_are_one_clear_message(here: Here, prior: Path, tmp_path: Path) -> None:
+    x, y = digits_of(5, 6)
+    np.savez(tmp_path / "nan.npz", x=np.where(x == x[0, 0, 3, 3], np.nan, x), y=y)
+    np.savez(tmp_path / "one.npz", x=x[:5], y=y[:5])
+    np.savez(tmp_path / "objects.npz", x=x, y=np.array([{}] * len(y), dtype=object))
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "nan.npz").read_bytes()[:200])
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "text.csv").write_text("a,b\nx,1\ny,2\n")
+    (tmp_path / "folder").mkdir()
+    for name, code, message in [
+        ("nan.npz", 2, "NaN"),
+        ("one.npz", 2, "two classes"),
+        ("objects.npz", 2, "without running code"),
+        ("torn.npz", 2, "cannot be read"),
+        ("empty.csv", 2, "cannot be read as a table"),
+        ("text.csv", 2, "not numbers"),
+        ("folder", 2, "no images"),
+        ("missing.csv", 2, "does not exist"),
+    ]:
+        done = here("adapt", prior, tmp_path / name, code=code)
+        assert message in done.stderr, name
+
+
+def test_damaged_files_have_their_own_exit_code(here: Here, prior: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(prior.read_bytes()[:-100])
+    assert "torn" in here("evaluate", torn, "--tasks", "digits", code=4).stderr
+    done = here("predict", prior, tmp_path, code=4)
+    assert "prior" in done.stderr
+
+
+def test_a_learner_of_ones_own(house: Path, tmp_path: Path) -> None:
+    home = house / "home"
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+    checked = tasklore_command("check", plugin, home=home).stdout
+    assert "my-prototypes" in checked
+    assert "passed" in checked
+    settings = SETTINGS.replace('"prototypes"', '"my-prototypes"')
+    (tmp_path / "run.toml").write_text(settings.replace('[net]\nname = "mlp"\nhidden = [16]\n', ""))
+    done = tasklore_command("run", tmp_path / "run.toml", "--plugin", plugin, "--json", home=home)
+    assert json.loads(done.stdout)["rows"][0]["method"] == "my-prototypes"
+
+
+def test_a_learner_that_breaks_a_promise_is_told_which(house: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN + UNSEEDED)
+    assert (
+        "draw only from the generator"
+        in tasklore_command("check", plugin, home=house / "home", code=3).stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [("def broken(:", "SyntaxError"), ("x = 1", "registers no learner")]
+)
+def test_files_that_register_nothing(here: Here, tmp_path: Path, code: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    assert message in here("check", tmp_path / "mine.py", code=2).stderr
+
+
+def test_lists_show_what_is_registered(here: Here) -> None:
+    from tasklore.registry import learners, sources
+
+    here.monkeypatch.setenv("COLUMNS", "120")
+    for command, registry in (("learners", learners), ("tasks", sources)):
+        shown = here(command).stdout
+        assert [name for name in registry.names() if name not in shown] == []
+
+
+def test_version_debug_and_wrong_use(here: Here) -> None:
+    assert here("--version").stdout == f"tasklore {tasklore.__version__}\n"
+    assert "No such command" in here("lern", code=2).stderr
+    debugged = subprocess.run(
+        [sys.executable, "-m", "tasklore", "--debug", "predict", "no", "no"], capture_output=True, text=True
+    )
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+
+
+def test_every_command_is_documented() -> None:
+    from typer.main import get_command
+
+    from tasklore.cli import CODES, app
+
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    commands = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    for name, command in commands.items():
+        assert f"tasklore {name}" in page
+        for parameter in command.params:
+            flag = max(parameter.opts, key=len)
+            assert not flag.startswith("--") or flag in page, f"tasklore {name} {flag}"
+    for name in commands["lore"].commands:
+        assert f"tasklore lore {name}" in page
+    for code in {0, 1} | {code for _, code in CODES}:
+        assert re.search(rf"^\| {code} +\|", page, re.MULTILINE), f"exit code {code}"
