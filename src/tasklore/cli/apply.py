@@ -91,7 +91,7 @@ def _read(
         return _read_images(path, shape, labelled=labelled)
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 if "x" not in archive or (labelled and "y" not in archive):
                     raise InvalidData(
                         f"{path} holds {sorted(archive)}; it needs x" + (" and y" if labelled else "")
@@ -99,7 +99,7 @@ def _read(
                 return archive["x"], archive["y"] if labelled else np.empty(0)
         except InvalidData:
             raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InvalidData(f"{path} cannot be read as .npz without running code: {error}") from error
     try:
         table = pd.read_csv(path)

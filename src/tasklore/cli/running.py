@@ -266,19 +266,22 @@ def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
 
 def _tell_savings(findings: "Findings", store: "ExperienceStore", console: Console) -> None:
     """Print what starting from a remembered prior saved, against the run that had to learn it."""
-    from ..experience import ModelRecord, RoundRecord
+    from ..experience import ModelRecord, RoundRecord, RunRecord
 
     spent = findings.outcome
     console.print(f"  took {spent.state.step} steps, {spent.seconds:.1f} s")
-    if findings.workspace.prior_id is None:
-        return
-    model = store.get(findings.workspace.prior_id)
-    if not isinstance(model, ModelRecord):
-        return
-    rounds = store.find(RoundRecord, {"run_id": model.run_id})
-    steps = max(int(turn.metrics["step"]) for turn in rounds)
-    seconds = max(turn.seconds or 0.0 for turn in rounds)
-    console.print(
-        f"  instead of {steps} steps and {seconds:.1f} s of the run that found prior {model.id[:12]}: "
-        f"[bold]saved {steps - spent.state.step} steps and {seconds - spent.seconds:.1f} s[/bold]"
-    )
+    steps, seconds, ancestor = 0, 0.0, findings.workspace.prior_id
+    while ancestor is not None:  # a prior may itself have been learned from another one
+        model = store.get(ancestor)
+        if not isinstance(model, ModelRecord):
+            return
+        rounds = store.find(RoundRecord, {"run_id": model.run_id})
+        steps += max((int(turn.metrics["step"]) for turn in rounds), default=0)
+        seconds += max((turn.seconds or 0.0 for turn in rounds), default=0.0)
+        runs = store.find(RunRecord, {"run_id": model.run_id})
+        ancestor = runs[0].prior if runs else None
+    if findings.workspace.prior_id is not None:
+        console.print(
+            f"  anew it took {steps} steps and {seconds:.1f} s: "
+            f"[bold]saved {steps - spent.state.step} steps and {seconds - spent.seconds:.1f} s[/bold]"
+        )
