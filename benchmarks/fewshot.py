@@ -312,7 +312,7 @@ def main() -> None:
             ]
         if chosen:
             results = [carry_out(row, arguments.folder, console) for row in chosen]
-            for row in (row for row in chosen if row.baselines and name in arguments.tables):
+            for row in (row for row in chosen if row.baselines):
                 results.append(carry_out_baselines(row, arguments.folder, console))
             console.print(table(name, results))
 

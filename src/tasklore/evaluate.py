@@ -14,7 +14,7 @@ from .scores import Score
 from .tasks.source import TaskSource
 from .types import Batch, Context, Params, TaskSpec
 
-__all__ = ["TASKS_PER_DRAW", "Evaluation", "evaluate", "metric_of", "task_scores"]
+__all__ = ["TASKS_PER_DRAW", "Evaluation", "evaluate", "is_small", "metric_of", "task_scores"]
 
 TASKS_PER_DRAW = 25
 """Tasks drawn and held in memory at a time; part of what a seed means, so it never changes."""
@@ -107,7 +107,7 @@ def evaluate(
         episodes, keys = source.episodes(seed, stream, len(scores) // TASKS_PER_DRAW, n_drawn)
         started = time.perf_counter()
         context = Context(spec, keys)
-        at_once = n_drawn if _is_small(params) else 1
+        at_once = n_drawn if is_small(params) else 1
         tasks: AdaptedTasks = adapt_tasks(learner, params, episodes.support, context, at_once)
         predictions = predict_tasks(learner, tasks, episodes.query.inputs, at_once)
         seconds += time.perf_counter() - started
@@ -117,6 +117,6 @@ def evaluate(
     return Evaluation(method, metric_of(source.spec), tuple(scores), seconds)
 
 
-def _is_small(params: Params) -> bool:
+def is_small(params: Params) -> bool:
     """Whether many copies of the weights fit into cache, so that vectorising over tasks pays on a CPU."""
     return sum(tensor.numel() for tensor in params.values()) <= 60_000

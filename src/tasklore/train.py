@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from .artifacts import load_artifact, save_artifact
 from .config import from_settings, to_settings
 from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
-from .evaluate import TASKS_PER_DRAW, metric_of, task_scores
+from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, MetaGradient, adapt_tasks, predict_tasks, rule_for
 from .nets import Net
@@ -432,6 +432,11 @@ def _output_layer(net: Net, spec: TaskSpec) -> set[str]:
     return {name for name in small if small[name].shape != large[name].shape}
 
 
+def _judged_at_once(state: MetaState) -> int:
+    """Return how many tasks to judge at once: as in training, or by size where nothing was trained yet."""
+    return state.tasks_at_once or (TASKS_PER_DRAW if is_small(state.params) else 1)
+
+
 @dataclass(frozen=True)
 class GradientTrainer:
     """The loop's verbs for learners that are meta-trained by gradients.
@@ -477,13 +482,12 @@ class GradientTrainer:
         """Adapt to a stack of new tasks."""
         batch, keys, spec = support
         return adapt_tasks(
-            self.learner, state.params, batch, Context(spec, keys, state.step), max(1, state.tasks_at_once)
+            self.learner, state.params, batch, Context(spec, keys, state.step), _judged_at_once(state)
         )
 
     def score(self, state: MetaState, fitted: AdaptedTasks, query: Batch) -> list[float]:
         """Return the accuracy, or the squared error, of each task of the stack."""
-        at_once = max(1, state.tasks_at_once)
-        return task_scores(predict_tasks(self.learner, fitted, query.inputs, at_once), query)
+        return task_scores(predict_tasks(self.learner, fitted, query.inputs, _judged_at_once(state)), query)
 
     def adjust(self, state: MetaState, scores: list[float]) -> MetaState:
         """Keep the params if they are the best so far; lower the learning rate if they no longer improve."""
