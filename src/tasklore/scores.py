@@ -27,7 +27,7 @@ class Score:
     Examples
     --------
     >>> Score.of("accuracy", [0.9, 1.0, 0.8, 0.9])
-    Score(metric='accuracy', mean=0.9, half_width=0.12991..., n_tasks=4)
+    Score(metric='accuracy', mean=0.9, half_width=0.12992..., n_tasks=4)
     >>> print(Score.of("accuracy", [0.9, 1.0, 0.8, 0.9]))
     90.00 ± 12.99 %
     """
