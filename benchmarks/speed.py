@@ -124,7 +124,7 @@ def meta_step(library: str, name: str) -> MetaStep:
         return dict(zip(model.names, gradients, strict=True))
 
     if library == "higher":
-        import higher
+        import higher  # pyright: ignore[reportMissingImports] - an extra
 
         def with_higher() -> Params:
             model.zero_grad()
@@ -138,7 +138,7 @@ def meta_step(library: str, name: str) -> MetaStep:
 
         return with_higher
 
-    import torchopt
+    import torchopt  # pyright: ignore[reportMissingImports] - an extra
 
     def with_torchopt() -> Params:
         model.zero_grad()
