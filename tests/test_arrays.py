@@ -10,7 +10,8 @@ from scipy.sparse import csr_array
 from sklearn.preprocessing import StandardScaler
 
 from tasklore.errors import InvalidData, InvalidSetting
-from tasklore.tasks.arrays import ArrayTask, ArrayTaskList, Scaling, from_arrays
+from tasklore.tasks.arrays import ArrayTask, ArrayTaskList, from_arrays
+from tasklore.tasks.scaling import Scaling
 from tasklore.tasks.source import TaskList, task_rng
 from tasklore.types import TaskSpec
 

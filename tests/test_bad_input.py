@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "too large for float32": (
         lambda: Predictor.adapt(prior(), with_value(1e300), list("aabbcc")),
         InvalidData,
-        "float32",
+        "too large",
     ),
     "empty support": (lambda: Predictor.adapt(prior(), support(0), []), InvalidData, "no examples"),
     "one class": (lambda: Predictor.adapt(prior(), support(), ["a"] * 6), InvalidData, "two classes"),

@@ -227,6 +227,10 @@ def test_adapt_to_folders_of_images(here: Here, prior: Path, tmp_path: Path) -> 
     done = here("predict", adapted, tmp_path / "images" / "digit 8")
     answers = [row["prediction"] for row in csv.DictReader(io.StringIO(done.stdout))]
     assert answers.count("digit 8") >= 4
+    for file in (tmp_path / "images").glob("*/*.png"):  # dark on white, as scans are
+        image.fromarray(255 - np.asarray(image.open(file))).save(file)
+    here("adapt", prior, tmp_path / "images", "-o", adapted, "--invert")
+    assert here("predict", adapted, tmp_path / "images" / "digit 8", "--invert").stdout == done.stdout
     (tmp_path / "images" / "digit 8" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     done = here("adapt", prior, tmp_path / "images", code=2)
     assert "broken.png is not an image" in done.stderr
@@ -337,7 +341,7 @@ def test_a_learner_that_breaks_a_promise_is_told_which(house: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("code", "message"), [("def broken(:", "SyntaxError"), ("x = 1", "registers no learner")]
+    ("code", "message"), [("def broken(:", "SyntaxError"), ("x = 1", "registers nothing")]
 )
 def test_files_that_register_nothing(here: Here, tmp_path: Path, code: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(code)

@@ -29,6 +29,7 @@ from tasklore.learners.metric import Prototypes
 from tasklore.loop import Stop
 from tasklore.nets import MLP, Conv4, Identity
 from tasklore.tasks.arrays import from_arrays
+from tasklore.tasks.scaling import Scaling
 from tasklore.tasks.source import Splits
 from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.train import Prior, TrainSettings
@@ -192,7 +193,7 @@ def test_meta_learning_goes_on_from_a_prior(classifier: MetaClassifier) -> None:
     second = classifier.meta_fit(shifted).prior
     assert isinstance(second, Prior)
     assert second.learner == first.learner
-    assert second.provenance["scaling"] == first.provenance["scaling"], "what the params were made for"
+    assert second.scaling.to_dict() == first.scaling.to_dict(), "what the params were made for"
     assert second.provenance["tasks_fingerprint"] != first.provenance["tasks_fingerprint"]
     still = clone(classifier).set_params(train=TrainSettings(steps=1, n_validation=4, learning_rate=1e-12))
     third = still.meta_fit(gaussian_tasks()).prior
@@ -211,7 +212,7 @@ def test_it_writes_to_a_store_if_one_is_given(tmp_path: Path, home: Path) -> Non
     assert isinstance(learned, Prior)
     saved = Prior.load(tmp_path / "kept" / record.path, record.checksum)
     assert saved.provenance == learned.provenance
-    assert "scaling" in saved.provenance
+    assert saved.scaling.to_dict() == learned.scaling.to_dict() != Scaling.none().to_dict()
     estimator.meta_fit(gaussian_tasks())
     assert list(home.iterdir()) == [], "and nowhere otherwise"
     with open_store("memory:") as store, pytest.raises(InvalidSetting, match="go together"):
@@ -227,7 +228,7 @@ def test_a_saved_prior_predicts_the_same(classifier: MetaClassifier, tmp_path: P
     classifier.prior.save(tmp_path / "prior.safetensors")
     again = MetaClassifier(prior=tmp_path / "prior.safetensors").fit(x, y)
     np.testing.assert_array_equal(again.predict_proba(x), classifier.fit(x, y).predict_proba(x))
-    assert isinstance(again.learner_, MAML), "the prior's learner, not the default"
+    assert isinstance(again.predictor_.learner, MAML), "the prior's learner, not the default"
 
 
 def test_tools_keep_the_prior(classifier: MetaClassifier, tmp_path: Path) -> None:
@@ -260,10 +261,10 @@ def test_columns_have_names() -> None:
 
 def test_what_stands_in_for_a_prior() -> None:
     x, y = gaussian_tasks(1)[0]
-    assert MetaClassifier().fit(x, y).learner_ == Prototypes(net=Identity())
-    assert isinstance(MetaClassifier("reptile").fit(x, y).learner_, FromScratch)
-    assert MetaClassifier(QUICK).fit(x, y).learner_ == QUICK
-    assert MetaClassifier(LogisticBaseline(C=2.0)).fit(x, y).learner_ == LogisticBaseline(C=2.0)
+    assert MetaClassifier().fit(x, y).predictor_.learner == Prototypes(net=Identity())
+    assert isinstance(MetaClassifier("reptile").fit(x, y).predictor_.learner, FromScratch)
+    assert MetaClassifier(QUICK).fit(x, y).predictor_.learner == QUICK
+    assert MetaClassifier(LogisticBaseline(C=2.0)).fit(x, y).predictor_.learner == LogisticBaseline(C=2.0)
     seeds = [
         MetaClassifier("maml", random_state=seed).fit(x, y).predict_proba(x)
         for seed in cast("list[Any]", [0, np.int64(0), 1, np.random.RandomState(0)])
@@ -280,7 +281,7 @@ X, Y = gaussian_tasks(1)[0]
 @pytest.mark.parametrize(
     ("x", "y", "error", "message"),
     [
-        (X[:, :2], Y, InvalidData, "X has 2 features; this prior is for examples of shape .3,., 3 features"),
+        (X[:, :2], Y, InvalidData, r"one example has shape \(2,\); \(3,\), or 3 values, are needed"),
         (X, np.arange(20) % 3, InvalidData, "at most 2 outputs, the new task has 3"),
         (X, ["left"] * 20, InvalidData, "one class"),
         (np.where(X > 1000, np.nan, X), Y, ValueError, "NaN"),
@@ -325,10 +326,10 @@ def test_settings_that_cannot_work_are_refused(
         classifier.prior.learner,
         classifier.prior.params,
         classifier.prior.spec,
-        {"scaling": {"x_mean": [0.0], "x_std": [0.0], "y_mean": [0.0], "y_std": [1.0]}},
+        Scaling(np.zeros(1), np.zeros(1), np.zeros(1), np.ones(1)),
     )
     wrong.save(tmp_path / "wrong.safetensors")
-    with pytest.raises(InvalidData, match="this scaling does not fit"):
+    with pytest.raises(DamagedArtifact, match="this scaling does not fit"):
         MetaClassifier(prior=tmp_path / "wrong.safetensors").fit(X, Y)
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(DamagedArtifact):

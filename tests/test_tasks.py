@@ -2,30 +2,48 @@
 
 import hashlib
 import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tasklore.errors import DownloadError, InvalidData
+from tasklore.errors import CheckFailed, DownloadError, InvalidData
 from tasklore.registry import sources
 from tasklore.tasks.few_shot import Examples, FewShotSource
-from tasklore.tasks.source import Collection, MixedSource, TaskSource, pad, stack
+from tasklore.tasks.source import Collection, MixedSource, Splits, Task, TaskSource, pad, stack
 from tasklore.tasks.synthetic import SinusoidSource
-from tasklore.types import Batch
+from tasklore.testing.source import check_source, check_splits
+from tasklore.types import Batch, Episode, TaskSpec
 
 DATA = Path(os.environ.get("TASKLORE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(params=sources.names())
-def collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Collection:
-    if request.param == "omniglot":
-        if not (DATA / "images" / "omniglot.npz").is_file():
-            pytest.skip(f"Omniglot is not in {DATA}; set TASKLORE_DATA")
+def collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Collection:
+    files = {
+        "omniglot": "omniglot.npz",
+        "mnist": "mnist/train-images-idx3-ubyte.gz",
+        "cifar-fs": "cifar100_train_b.npz",
+    }
+    if (file := files.get(request.param)) is not None:
+        if not (DATA / "images" / file).is_file():
+            pytest.skip(f"{file} is not in {DATA / 'images'}; set TASKLORE_DATA")
         monkeypatch.setenv("TASKLORE_DATA", str(DATA))
-    return cast("Collection", sources.get(request.param)())
+    settings: dict[str, Any] = {}
+    if request.param == "image-folder":
+        rng = np.random.default_rng(0)
+        for label in range(25):
+            (tmp_path / str(label)).mkdir()
+            for index in range(8):
+                picture = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+                picture.save(tmp_path / str(label) / f"{index}.png")
+        settings["folder"] = str(tmp_path)
+    return cast("Any", sources.get(request.param))(**settings)
 
 
 def numbered(n_classes: int = 8, each: int = 10) -> FewShotSource:
@@ -36,7 +54,10 @@ def numbered(n_classes: int = 8, each: int = 10) -> FewShotSource:
 
 
 def test_collections_draw_the_same_tasks_twice_and_different_ones_elsewhere(collection: Collection) -> None:
-    for source in collection.splits():
+    splits = collection.splits()
+    passed = check_splits(splits)
+    assert len(passed) == 31
+    for source in splits:
         first, keys = source.episodes(3, "a", 7, 4)
         again, again_keys = source.episodes(3, "a", 7, 4)
         other, other_keys = source.episodes(3, "b", 7, 4)
@@ -78,7 +99,7 @@ def test_omniglot_has_the_papers_numbers_of_characters(monkeypatch: pytest.Monke
 def test_missing_data_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TASKLORE_DATA", raising=False)
     with pytest.raises(DownloadError, match="TASKLORE_DATA"):
-        cast("Any", sources.get("omniglot"))().splits()
+        cast("Any", sources.get("omniglot"))(download=False).splits()
 
 
 def test_no_example_appears_twice_in_an_episode() -> None:
@@ -160,3 +181,92 @@ def test_fingerprints_are_the_same_in_another_process() -> None:
     program = "from tasklore.tasks.synthetic import SinusoidSource; print(SinusoidSource(5, 10).fingerprint)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == source.fingerprint
+
+
+# The public checks see what is wrong
+
+
+@dataclass(frozen=True)
+class Faulty(SinusoidSource):
+    """A source that breaks one promise."""
+
+    fault: str = ""
+
+    @property
+    def spec(self) -> TaskSpec:
+        return TaskSpec("regression", (2,), 1) if self.fault == "shape" else super().spec
+
+    def describe(self) -> dict[str, object]:
+        described = super().describe()
+        if self.fault == "description":
+            return described | {"object": self}
+        if self.fault == "shots":
+            return {name: value for name, value in described.items() if name != "n_shots"}
+        return described | ({"now": time.perf_counter()} if self.fault == "clock" else {})
+
+    def episodes(self, seed: int, stream: str, step: int, n_tasks: int) -> tuple[Episode, torch.Tensor]:
+        if self.fault == "seed":
+            seed = 0
+        if self.fault == "global":
+            torch.rand(1)
+        episodes, keys = super().episodes(seed, stream, step, n_tasks)
+        if self.fault == "chance":
+            noise = torch.rand(
+                episodes.query.x.shape, generator=torch.Generator().manual_seed(time.time_ns())
+            )
+            episodes = Episode(episodes.support, episodes.query._replace(x=noise))
+        return episodes, keys
+
+    def task(self, rng: np.random.Generator) -> Task:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return FaultyTask(super().task(rng), self.fault)
+
+
+@dataclass(frozen=True)
+class FaultyTask(Task):
+    whole: Task
+    fault: str
+
+    @property
+    def name(self) -> str:
+        return self.whole.name
+
+    def episode(self, rng: np.random.Generator) -> Episode:
+        support, query = self.whole.episode(rng)
+        if self.fault == "mask":
+            query = query._replace(mask=torch.zeros_like(query.mask))
+        elif self.fault == "NaN":
+            query = query._replace(y=query.y * float("nan"))
+        elif self.fault == "twice":
+            query = query._replace(x=support.x[:1].expand_as(query.x))
+        return Episode(support, query)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("", None),
+        ("shape", "have the shapes"),
+        ("description", "not JSON"),
+        ("shots", "with_shots does not change the fingerprint"),
+        ("clock", "the fingerprint changed"),
+        ("seed", "another seed gave the same"),
+        ("global", "a global generator was used"),
+        ("chance", "the same draw gave other episodes"),
+        ("mask", "a mask is neither"),
+        ("NaN", "NaN or infinite"),
+        ("twice", "appears twice"),
+    ],
+)
+def test_check_source_sees_what_is_wrong(fault: str, message: str | None) -> None:
+    source = Faulty(fault=fault)
+    if message is None:
+        assert "no example appears twice" in check_source(source)
+        return
+    with pytest.raises(CheckFailed, match=message):
+        check_source(source)
+
+
+def test_check_splits_sees_classes_that_meet() -> None:
+    source = numbered()
+    with pytest.raises(CheckFailed, match="train and validation share 8 classes or tasks, such as '0'"):
+        check_splits(Splits(source, source, source))

@@ -102,7 +102,7 @@ def test_state_and_prior_come_back_as_they_were(tmp_path: Path) -> None:
     assert note == {"seconds": 1.5}
     assert loaded.losses == state.losses
     assert all(torch.equal(loaded.moments[name], tensor) for name, tensor in state.moments.items())
-    Prior(learner, state.params, source.spec, {"a": 1}).save(tmp_path / "p.safetensors")
+    Prior(learner, state.params, source.spec, provenance={"a": 1}).save(tmp_path / "p.safetensors")
     prior = Prior.load(tmp_path / "p.safetensors")
     assert (prior.learner, prior.spec, prior.provenance) == (learner, source.spec, {"a": 1})
     with pytest.raises(DamagedArtifact, match="prior"):

@@ -20,10 +20,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Generator, Tensor
+from torch import Generator
 
 from .config import to_settings
-from .errors import InvalidData, InvalidSetting, NumericalFailure
+from .errors import InvalidData, InvalidSetting
 from .experience.store import ExperienceStore
 from .learners.base import Learner
 from .learners.baselines import FromScratch
@@ -31,22 +31,19 @@ from .learners.gradient import GradientLearner
 from .learners.metric import Prototypes
 from .loop import Outcome, Stop, Tasks, Watch, run
 from .nets import MLP, Conv4, Identity
+from .predictor import Predictor
 from .registry import learners
-from .tasks.arrays import ArrayTaskList, Floats, Scaling, from_arrays
+from .tasks.arrays import ArrayTaskList, from_arrays
+from .tasks.scaling import Floats, Scaling
 from .tasks.source import Splits, TaskList, TaskSource
 from .train import GradientTrainer, MetaState, Prior, TrainSettings
-from .types import Batch, Context, Inputs, Kind, Params, TaskSpec
+from .types import Kind, TaskSpec
 from .workspace import Workspace
 
 __all__ = ["MetaClassifier", "MetaRegressor"]
 
-SCALING = "scaling"
-"""Where a prior's provenance says how raw numbers were scaled; without it they are taken as they are."""
-
 HELD_OUT = 0.2
 """Share of a list of past tasks that judges the params instead of being learned from."""
-
-ROWS_AT_ONCE = 1024
 
 
 class _MetaEstimator(BaseEstimator):
@@ -125,9 +122,8 @@ class _MetaEstimator(BaseEstimator):
                 n_queries=n_queries,
             )
         past, new = _sides(tasks, self._seed())
-        scaling = None if prior is None else _scaling_of(prior)
         if isinstance(past, ArrayTaskList) and isinstance(new, ArrayTaskList):
-            scaling = past.pooled_scaling if prior is None else scaling or Scaling.none()
+            scaling = past.pooled_scaling if prior is None else prior.scaling
             past, new = past.scaled(scaling), new.scaled(scaling)
         if prior is not None and prior.spec != past.spec:
             raise InvalidData(
@@ -143,7 +139,7 @@ class _MetaEstimator(BaseEstimator):
                 f"{type(learner).__name__} does not meta-learn; fit it without meta_fit, or choose another "
                 "learner, with TrainSettings(initial='pretrained') for a start from plain training"
             )
-        trainer = _Trainer(learner, settings, past.spec, prior, scaling)
+        trainer = _Trainer(learner, settings, past.spec, past.scaling, prior)
         learned = self._run(trainer, Tasks(past, new), watch, store, artifacts)
         return cast("Self", clone(self)).set_params(prior=learned)
 
@@ -180,43 +176,21 @@ class _MetaEstimator(BaseEstimator):
         Parameters
         ----------
         x : ndarray, shape (n, n_features)
-        y : ndarray of int64 class indices, shape (n,), or of float64 targets, shape (n, n_outputs)
+        y : ndarray of labels, shape (n,), or of float64 targets, shape (n, n_outputs)
         n_outputs : int
         """
         prior = self._loaded_prior() or self._blank_prior(x, y, n_outputs)
-        learner, scaling = prior.learner, _scaling_of(prior) or Scaling.none()
-        spec = _spec_under(prior, x.shape[1], n_outputs)
-        if learner.transductive:
+        if prior.learner.transductive:
             raise InvalidSetting(
                 "a transductive learner lets the rows of predict influence each other; "
                 "use dataclasses.replace(learner, transductive=False)"
             )
-        inputs = _inputs(x, spec, scaling)
-        support = Batch(inputs.x, torch.from_numpy(scaling.targets(y)), inputs.mask)
-        with torch.no_grad():
-            adapted = learner.adapt(
-                _exact(prior.params), support, Context(spec, torch.tensor(self._seed(), dtype=torch.int64))
-            )
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in adapted.values()):
-            raise NumericalFailure(
-                f"{type(learner).__name__} became NaN or infinite while adapting to {len(x)} rows; lower its "
-                "step_size, or look for extreme values"
-            )
-        self.learner_, self.adapted_, self.spec_, self.scaling_ = learner, _exact(adapted), spec, scaling
+        self.predictor_ = Predictor.adapt(prior, x, y, seed=self._seed(), dtype=torch.float64)
 
-    def _outputs(self, X: Any) -> Floats:
-        """Return what the adapted learner says of each row: logits, or scaled targets."""
+    def _rows(self, X: Any) -> Floats:
+        """Return the rows of X, checked."""
         check_is_fitted(self)
-        x = cast("Floats", validate_data(self, X, reset=False, dtype=np.float64))
-        parts: list[Tensor] = []
-        with torch.no_grad():
-            for start in range(0, len(x), ROWS_AT_ONCE):
-                inputs = _inputs(x[start : start + ROWS_AT_ONCE], self.spec_, self.scaling_)
-                parts.append(self.learner_.predict(self.adapted_, inputs))
-        outputs = torch.cat(parts).numpy()
-        if not np.isfinite(outputs).all():
-            raise NumericalFailure("some predictions are NaN or infinite; look for extreme values in X")
-        return outputs
+        return cast("Floats", validate_data(self, X, reset=False, dtype=np.float64))
 
     def _loaded_prior(self) -> Prior | None:
         prior = cast("object", self.prior)  # users may have set anything
@@ -239,7 +213,8 @@ class _MetaEstimator(BaseEstimator):
         elif isinstance(learner, Prototypes):
             learner = Prototypes(net=Identity())
         params = learner.init(spec, Generator().manual_seed(self._seed()))
-        return Prior(learner, params, spec, {SCALING: Scaling.of([(x, y)]).to_dict()})
+        scaling = Scaling.of([(x, np.zeros(len(x), np.int64) if self.kind == "classification" else y)])
+        return Prior(learner, params, spec, scaling)
 
     def _chosen_learner(self, spec: TaskSpec) -> Learner:
         """Return the learner; one given by name gets a net for such examples."""
@@ -289,14 +264,8 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
     ----------
     classes_ : ndarray
         The labels of this task, sorted.
-    learner_ : Learner
-        What has adapted to the task.
-    adapted_ : dict of str to Tensor
-        What it knows of the task, in double precision.
-    spec_ : TaskSpec
-        What it takes the task for.
-    scaling_ : Scaling
-        How rows are scaled before it sees them.
+    predictor_ : Predictor
+        What has adapted to the task, in double precision; it can be saved, and used without this estimator.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         If X was a table with names.
@@ -304,13 +273,13 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
     Notes
     -----
     **Scaling.** Past tasks given as arrays are standardised with the mean and standard deviation that they
-    have together (each feature, or each channel of an image), and the prior remembers these numbers for new
-    tasks. A prior from any other source expects rows scaled as its past tasks were.
+    have together (each feature, or each channel of an image). A prior remembers how its past tasks were
+    scaled, and new rows are given in the same raw units: images of any collection in grey levels 0…255.
 
     **Without a prior** there is nothing meta-learned to adapt from, and the estimator does the best that it
     can with the task alone: features are standardised by the rows of ``fit``; gradient learners become plain
     training of the same net from fresh params (100 steps of Adam), prototypes become class means of the
-    features themselves, and any other learner adapts from fresh params. ``learner_`` shows it.
+    features themselves, and any other learner adapts from fresh params. ``predictor_.learner`` shows it.
 
     Rows of ``predict`` do not influence each other; a transductive learner is refused.
 
@@ -351,23 +320,23 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
         """
         x, labels = cast("tuple[Floats, np.ndarray]", validate_data(self, X, y, dtype=np.float64))
         check_classification_targets(labels)
-        self.classes_, indices = np.unique(labels, return_inverse=True)
+        self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise InvalidData(
                 f"y has one class ({self.classes_[0]!s}) in {len(x)} rows; give examples of two or more"
             )
-        self._adapt(x, indices.astype(np.int64), len(self.classes_))
+        self._adapt(x, labels, len(self.classes_))
         return self
 
     def predict_proba(self, X: Any) -> Floats:
         """Return the probability of each class, shape (n_samples, n_classes), ordered as ``classes_``."""
-        logits = self._outputs(X)[:, : len(self.classes_)]
-        return torch.from_numpy(logits).softmax(1).numpy()
+        rows = self._rows(X)  # says so if not fitted
+        return self.predictor_.predict_proba(rows)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each row, shape (n_samples,)."""
-        outputs = self._outputs(X)
-        return self.classes_[outputs[:, : len(self.classes_)].argmax(1)]
+        chances = self.predict_proba(X)
+        return self.classes_[chances.argmax(1)]
 
 
 class MetaRegressor(RegressorMixin, _MetaEstimator):
@@ -380,7 +349,7 @@ class MetaRegressor(RegressorMixin, _MetaEstimator):
 
     Attributes
     ----------
-    learner_, adapted_, spec_, scaling_, n_features_in_, feature_names_in_
+    predictor_, n_features_in_, feature_names_in_
         As for :class:`MetaClassifier`.
 
     Notes
@@ -438,24 +407,19 @@ class MetaRegressor(RegressorMixin, _MetaEstimator):
 
     def predict(self, X: Any) -> Floats:
         """Return the regressed values, in the shape that ``y`` had."""
-        outputs = self._outputs(X)
-        values = self.scaling_.values(outputs)
-        return values[:, 0] if self._is_flat else values
+        rows = self._rows(X)
+        values = self.predictor_.predict(rows)
+        return values if self._is_flat else values.reshape(len(values), -1)
 
 
 @dataclass(frozen=True)
 class _Trainer(GradientTrainer):
-    """Starts from the estimator's own prior, and notes in new ones how raw numbers were scaled."""
+    """Starts from the estimator's own prior."""
 
-    start: Prior | None
-    scaling: Scaling | None
+    start: Prior | None = None
 
     def initialise(self, past: TaskSource, prior: Prior | None) -> MetaState:
         return super().initialise(past, self.start or prior)
-
-    def prior(self, state: MetaState, provenance: dict[str, Any]) -> Prior:
-        scaling = {} if self.scaling is None else {SCALING: self.scaling.to_dict()}
-        return super().prior(state, provenance | scaling)
 
 
 class _Forgetful:
@@ -502,35 +466,3 @@ def _provenance(past: TaskSource, settings: TrainSettings, outcome: Outcome[Meta
         "ended": outcome.reason,
         "validation": None if score is None else dataclasses.asdict(score),
     }
-
-
-def _scaling_of(prior: Prior) -> Scaling | None:
-    given = prior.provenance.get(SCALING)
-    return None if given is None else Scaling.from_dict(given, prior.spec)
-
-
-def _spec_under(prior: Prior, n_features: int, n_outputs: int) -> TaskSpec:
-    """Return the spec that a new task is learned under, or say why it does not fit the prior."""
-    shape = prior.spec.input_shape
-    if n_features != math.prod(shape):
-        raise InvalidData(
-            f"X has {n_features} features; this prior is for examples of shape {shape}, {math.prod(shape)} "
-            "features in a row: give the same columns as the past tasks had"
-        )
-    if prior.spec.kind == "regression" and n_outputs != prior.spec.n_outputs:
-        raise InvalidData(
-            f"y has {n_outputs} columns; this prior is for {prior.spec.n_outputs}; "
-            "meta-learn on tasks like it"
-        )
-    return prior.learner.spec_for(prior.spec, TaskSpec(prior.spec.kind, shape, n_outputs))
-
-
-def _inputs(x: Floats, spec: TaskSpec, scaling: Scaling) -> Inputs:
-    """Return rows as the learner sees them."""
-    scaled = scaling.inputs(x.reshape(len(x), *spec.input_shape))
-    return Inputs(torch.from_numpy(scaled), torch.ones(len(x), dtype=torch.float64))
-
-
-def _exact(tensors: Params) -> Params:
-    """Return tensors in double precision, in which the company of a row does not change its last digits."""
-    return {name: tensor.to(torch.float64) for name, tensor in tensors.items()}

@@ -237,7 +237,7 @@ def conduct(
     started = time.monotonic()
     splits = experiment.tasks.splits()
     name = sources.name_of(type(experiment.tasks))
-    trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec)
+    trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec, splits.train.scaling)
     workspace = Workspace(
         folder,
         store,

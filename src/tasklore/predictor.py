@@ -5,7 +5,7 @@ the learner's own way of adapting is to keep them.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +16,10 @@ from torch import Generator, Tensor
 
 from .artifacts import load_artifact, save_artifact
 from .config import from_settings, to_settings
-from .errors import DamagedArtifact, InvalidData, InvalidSetting
+from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
 from .learners.base import Learner
 from .registry import learners
-from .tasks.arrays import Scaling
+from .tasks.scaling import Scaling
 from .train import Prior
 from .types import Adapted, Batch, Context, Inputs, TaskSpec
 
@@ -41,7 +41,7 @@ class Predictor:
     labels : tuple of str
         The names of the classes in the order of the outputs; empty for regression.
     scaling : Scaling
-        How the past tasks' raw numbers were scaled, if they were.
+        How raw numbers become what the learner sees.
     """
 
     learner: Learner
@@ -50,8 +50,21 @@ class Predictor:
     labels: tuple[str, ...] = ()
     scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in."""
+        return next((w.dtype for w in self.adapted.values() if w.is_floating_point()), torch.float32)
+
     @classmethod
-    def adapt(cls, prior: Prior, x: np.ndarray, y: Sequence[object] | np.ndarray) -> "Predictor":
+    def adapt(
+        cls,
+        prior: Prior,
+        x: np.ndarray,
+        y: Sequence[object] | np.ndarray,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Predictor":
         """Learn one task from its support.
 
         Parameters
@@ -60,16 +73,23 @@ class Predictor:
         x : ndarray, shape (n, *input_shape) or (n, n_features)
             In the units that the past tasks had.
         y : sequence of length n
-            Labels of any kind that sorts, or numbers to regress.
+            Labels of any kind that sorts, or numbers to regress; (n, n_outputs) where there are several.
+        seed : int
+            Of whatever chance the learner uses.
+        dtype : torch.dtype
+            The precision to compute in. In double precision the company of a row does not change the last
+            digits of its prediction.
 
         Raises
         ------
         InvalidData
             The examples are empty, not finite, of the wrong shape, of one class only, or of more classes than
             the prior provides for.
+        NumericalFailure
+            Adapting gave numbers that are not finite.
         """
-        scaling = _scaling(prior.provenance, prior.spec)
-        examples = _examples(x, prior.spec, scaling)
+        scaling = prior.scaling
+        examples = _examples(x, prior.spec, scaling, dtype)
         targets = np.asarray(y)
         if len(targets) != len(examples):
             raise InvalidData(f"{len(examples)} examples came with {len(targets)} targets; give one for each")
@@ -92,24 +112,45 @@ class Predictor:
                 ) from error
             if not np.isfinite(numbers).all():
                 raise InvalidData("some targets are NaN or infinite; drop those examples")
-            scaled = scaling.targets(numbers.reshape(len(numbers), -1)).astype(np.float32)
-            spec, wanted = prior.spec, torch.from_numpy(scaled)
-        batch = Batch(examples, wanted, torch.ones(len(examples)))
+            numbers = numbers.reshape(len(numbers), -1)
+            if numbers.shape[1] != prior.spec.n_outputs:
+                raise InvalidData(
+                    f"y has {numbers.shape[1]} columns; this prior is for {prior.spec.n_outputs}; "
+                    "meta-learn on tasks like it"
+                )
+            spec, wanted = prior.spec, torch.from_numpy(scaling.targets(numbers)).to(dtype)
+        support = Batch(examples, wanted, torch.ones(len(examples), dtype=dtype))
         with torch.no_grad():
-            adapted = prior.learner.adapt(prior.params, batch, Context(spec, torch.tensor(0)))
-        return cls(
-            prior.learner, {name: tensor.detach() for name, tensor in adapted.items()}, spec, labels, scaling
-        )
+            params = {name: tensor.to(dtype) for name, tensor in prior.params.items()}
+            adapted = prior.learner.adapt(params, support, Context(spec, torch.tensor(seed)))
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in adapted.values()):
+            raise NumericalFailure(
+                f"{type(prior.learner).__name__} became NaN or infinite while adapting to {len(examples)} "
+                "examples; lower its step_size, or look for extreme values"
+            )
+        tensors = {name: tensor.detach().to(dtype) for name, tensor in adapted.items()}
+        return cls(prior.learner, tensors, spec, labels, scaling)
 
     def outputs(self, x: np.ndarray) -> Tensor:
-        """Return logits, or values as the network gives them, shape (n, n_outputs)."""
-        examples = _examples(x, self.spec, self.scaling)
+        """Return logits, or values as the network gives them, shape (n, n_outputs).
+
+        Raises
+        ------
+        InvalidData
+            The examples are empty, not finite or of the wrong shape.
+        NumericalFailure
+            A prediction is not finite.
+        """
+        examples = _examples(x, self.spec, self.scaling, self.dtype)
         with torch.no_grad():
             parts = [
-                self.learner.predict(self.adapted, Inputs(part, torch.ones(len(part))))
+                self.learner.predict(self.adapted, Inputs(part, torch.ones(len(part), dtype=self.dtype)))
                 for part in examples.split(ROWS_AT_ONCE)
             ]
-        return torch.cat(parts)
+        outputs = torch.cat(parts)
+        if not bool(torch.isfinite(outputs).all()):
+            raise NumericalFailure("some predictions are NaN or infinite; look for extreme values")
+        return outputs
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
         """Return the probability of each class, shape (n, n_classes)."""
@@ -155,7 +196,7 @@ class Predictor:
                 tensors,
                 spec,
                 tuple(map(str, cast("list[str]", metadata["labels"]))),
-                _scaling(metadata, spec),
+                Scaling.from_dict(cast("dict[str, Any]", metadata["scaling"]), spec),
             )
             weights = learner.init(spec, Generator().manual_seed(0))
             wrong = [
@@ -171,13 +212,8 @@ class Predictor:
         return predictor
 
 
-def _scaling(described: Mapping[str, Any], spec: TaskSpec) -> Scaling:
-    """Return the scaling that a prior or a predictor names; none if it names none."""
-    return Scaling.from_dict(described["scaling"], spec) if "scaling" in described else Scaling.none()
-
-
-def _examples(x: np.ndarray, spec: TaskSpec, scaling: Scaling) -> Tensor:
-    """Return checked examples, float32, shape (n, *input_shape)."""
+def _examples(x: np.ndarray, spec: TaskSpec, scaling: Scaling, dtype: torch.dtype) -> Tensor:
+    """Return checked examples as the learner sees them, shape (n, *input_shape)."""
     array = np.asarray(x)
     if array.dtype.kind not in "biuf":
         raise InvalidData(f"the examples are {array.dtype}; numbers are needed")
@@ -190,9 +226,9 @@ def _examples(x: np.ndarray, spec: TaskSpec, scaling: Scaling) -> Tensor:
         )
     raw = array.reshape(len(array), *spec.input_shape).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = scaling.inputs(raw).astype(np.float32)
-    if not np.isfinite(values).all():
+        values = torch.from_numpy(np.ascontiguousarray(scaling.inputs(raw))).to(dtype)
+    if not bool(torch.isfinite(values).all()):
         raise InvalidData(
-            "some values are NaN, infinite, or too large for float32; impute or drop those examples"
+            "some values are NaN, infinite, or too large for their precision; impute or drop those examples"
         )
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return values

@@ -25,6 +25,7 @@ from .nets import Net
 from .optimizers import SGD, Adam, Optimizer
 from .registry import learners
 from .scores import Score
+from .tasks.scaling import Scaling
 from .tasks.source import TaskSource, task_rng
 from .types import Batch, Context, Episode, Params, TaskSpec
 
@@ -205,6 +206,8 @@ class Prior:
     learner : Learner
     params : Params
     spec : TaskSpec
+    scaling : Scaling
+        How the past tasks' raw numbers were scaled; new examples are given in the same raw units.
     provenance : dict
         JSON values: where it comes from.
     """
@@ -212,6 +215,7 @@ class Prior:
     learner: Learner
     params: Params
     spec: TaskSpec
+    scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, path: str | Path) -> str:
@@ -219,6 +223,7 @@ class Prior:
         metadata = {
             "learner": to_settings(self.learner, learners),
             "spec": self.spec.to_dict(),
+            "scaling": self.scaling.to_dict(),
             "provenance": self.provenance,
         }
         return save_artifact(path, self.params, metadata, kind="prior")
@@ -239,6 +244,7 @@ class Prior:
             learner: Learner = from_settings(
                 learners, cast("dict[str, Any]", metadata["learner"]), "the prior's learner"
             )
+            scaling = Scaling.from_dict(cast("dict[str, Any]", metadata["scaling"]), spec)
             provenance = cast("dict[str, Any]", metadata["provenance"])
             expected = learner.init(spec, Generator().manual_seed(0))
         except (KeyError, TypeError, InvalidSetting, InvalidData) as error:
@@ -252,7 +258,7 @@ class Prior:
             raise DamagedArtifact(
                 f"{path}: the tensors {', '.join(sorted(wrong)[:3])} do not fit the learner it names"
             )
-        return cls(learner, tensors, spec, provenance)
+        return cls(learner, tensors, spec, scaling, provenance)
 
 
 def init(params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
@@ -447,11 +453,14 @@ class GradientTrainer:
     settings : TrainSettings
     spec : TaskSpec
         Of the past tasks.
+    scaling : Scaling
+        Of the past tasks.
     """
 
     learner: Learner
     settings: TrainSettings
     spec: TaskSpec
+    scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
 
     def initialise(self, past: TaskSource, prior: "Prior | None") -> MetaState:
         """Return a state with params from a prior, from plain training on the pool, or fresh."""
@@ -507,4 +516,4 @@ class GradientTrainer:
 
     def prior(self, state: MetaState, provenance: dict[str, Any]) -> Prior:
         """Return the best params so far, ready to be applied."""
-        return Prior(self.learner, state.best, self.spec, provenance)
+        return Prior(self.learner, state.best, self.spec, self.scaling, provenance)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["adapt", "predict"]
 
+INVERT_HELP = "Turn dark on white into light on black, as Omniglot, MNIST and digits are."
 INPUT_HELP = "A folder of images, a .csv table, or a .npz with x"
 
 
@@ -24,13 +25,14 @@ def adapt(
     target: Annotated[
         str | None, typer.Option(help="The column to predict; the last one by default.")
     ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help=INVERT_HELP)] = False,
 ) -> None:
     """Learn one task from a handful of labelled examples, and save the predictor."""
     from ..predictor import Predictor
     from ..train import Prior
 
     loaded = Prior.load(prior)
-    x, y = _read(support, loaded.spec.input_shape, target, labelled=True)
+    x, y = _read(support, loaded.spec.input_shape, target, labelled=True, invert=invert)
     predictor = Predictor.adapt(loaded, x, y)
     predictor.save(output)
     what = (
@@ -48,6 +50,7 @@ def predict(
         Path | None, typer.Option("--output", "-o", help="A .csv; standard output by default.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="A column to leave out, if the table has it.")] = None,
+    invert: Annotated[bool, typer.Option("--invert", help=INVERT_HELP)] = False,
 ) -> None:
     """Predict with an adapted predictor: one line for each example."""
     import csv
@@ -57,7 +60,7 @@ def predict(
     from ..predictor import Predictor
 
     loaded = Predictor.load(predictor)
-    x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False)
+    x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False, invert=invert)
     answers = loaded.predict(x)
     chances = loaded.predict_proba(x) if loaded.labels else None
     table = io.StringIO(newline="")
@@ -74,7 +77,7 @@ def predict(
 
 
 def _read(
-    path: Path, shape: tuple[int, ...], target: str | None, *, labelled: bool
+    path: Path, shape: tuple[int, ...], target: str | None, *, labelled: bool, invert: bool
 ) -> "tuple[np.ndarray, np.ndarray]":
     """Return examples and their labels (empty if not ``labelled``) from a folder, a table or an archive."""
     import zipfile
@@ -88,7 +91,7 @@ def _read(
     if not path.exists():
         raise InvalidData(f"{path} does not exist; give a folder of images, a .csv or a .npz")
     if path.is_dir():
-        return _read_images(path, shape, labelled=labelled)
+        return _read_images(path, shape, labelled=labelled, invert=invert)
     if path.suffix == ".npz":
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -117,37 +120,28 @@ def _read(
     return features.to_numpy(np.float64), table[column].to_numpy() if labelled else np.empty(0)
 
 
-def _read_images(path: Path, shape: tuple[int, ...], *, labelled: bool) -> "tuple[np.ndarray, np.ndarray]":
+def _read_images(
+    path: Path, shape: tuple[int, ...], *, labelled: bool, invert: bool
+) -> "tuple[np.ndarray, np.ndarray]":
     import numpy as np
 
-    from ..errors import InvalidData, MissingDependency
+    from ..errors import InvalidData
+    from ..tasks.images import SUFFIXES, read_picture
 
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingDependency("reading images needs Pillow: pip install 'tasklore[images]'") from error
-    if len(shape) != 3 or shape[0] not in (1, 3):
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise InvalidData(
-            f"this prior is for examples of shape {shape}, which are no images; give a .csv or a .npz"
+            f"this prior is for examples of shape {shape}, which are no square images; give a .csv or a .npz"
         )
-    pattern = "*/*" if labelled else "*"
-    files = sorted(file for file in path.glob(pattern) if file.is_file() and not file.name.startswith("."))
+    files = sorted(
+        file
+        for file in path.glob("*/*" if labelled else "*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
     if not files:
         raise InvalidData(
-            f"{path} holds no images" + ("; put those of each class into a subfolder" if labelled else "")
+            f"{path} holds no images ({', '.join(sorted(SUFFIXES))})"
+            + ("; put those of each class into a subfolder" if labelled else "")
         )
-    pictures: list[np.ndarray] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                fitted = image.convert("L" if shape[0] == 1 else "RGB").resize((shape[2], shape[1]))
-        except (
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-            OSError,
-            ValueError,
-            SyntaxError,
-        ) as error:
-            raise InvalidData(f"{file} is not an image that can be read: {error}") from error
-        pictures.append(np.asarray(fitted, np.float32).reshape(*shape[1:], shape[0]).transpose(2, 0, 1) / 255)
+    mode = "L" if shape[0] == 1 else "RGB"
+    pictures = [read_picture(file, str(file), mode, shape[1], ink=invert) for file in files]
     return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -29,19 +29,30 @@ def tasks() -> None:
 
 
 def check(file: Annotated[Path, typer.Argument(help=PLUGIN_HELP, exists=True, dir_okay=False)]) -> None:
-    """Run the public check suite on every learner that FILE registers."""
+    """Run the public check suites on every learner and collection of tasks that FILE registers."""
     from ..errors import InvalidSetting
-    from ..registry import learners as registry
+    from ..registry import learners, sources
     from ..testing.learner import check_learner
+    from ..testing.source import check_splits
 
-    before = set(registry.names())
+    before = {*learners.names(), *sources.names()}
     load_plugin(file)
-    added = [name for name in registry.names() if name not in before]
+    suites = {
+        **{name: lambda name=name: check_learner(learners.get(name)()) for name in learners.names()},
+        **{
+            name: lambda name=name: check_splits(cast("Any", sources.get(name))().splits())
+            for name in sources.names()
+        },
+    }
+    added = {name: suite for name, suite in suites.items() if name not in before}
     if not added:
-        raise InvalidSetting(f"{file} registers no learner; put @learners.register('name') before your class")
-    table = Table("learner", "check", "result", title="Checks")
-    for name in added:
-        for passed in check_learner(registry.get(name)()):
+        raise InvalidSetting(
+            f"{file} registers nothing; put @learners.register('name') or @sources.register('name') before "
+            "your class"
+        )
+    table = Table("name", "check", "result", title="Checks")
+    for name, suite in added.items():
+        for passed in suite():
             table.add_row(name, passed, "[green]passed[/green]")
     Console().print(table)
 

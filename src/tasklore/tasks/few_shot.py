@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InvalidData, InvalidSetting
 from ..types import Batch, Episode, TaskSpec
+from .scaling import Scaling
 from .source import Splits, Task, TaskSource
 
 __all__ = ["Examples", "FewShotSource", "FewShotTask", "Variant"]
@@ -85,6 +86,22 @@ class Examples:
             name, tensor, torch.from_numpy(indices.astype(np.int64)), tuple(map(str, labels)), (mean,), (std,)
         )
 
+    def variant_name(self, variant: Variant) -> str:
+        """Return what a class is called, with its turn."""
+        label, turns = variant
+        return self.labels[label] + (f" ↻{90 * turns}°" if turns else "")
+
+    @property
+    def scaling(self) -> Scaling:
+        """What examples are scaled with when they are drawn."""
+        channels = (-1,) + (1,) * (self.x.ndim - 2) if max(len(self.mean), len(self.std)) > 1 else (1,)
+        return Scaling(
+            np.asarray(self.mean).reshape(channels),
+            np.asarray(self.std).reshape(channels),
+            np.zeros(1),
+            np.ones(1),
+        )
+
     @cached_property
     def members(self) -> tuple[np.ndarray, ...]:
         """For each label, the indices of its examples."""
@@ -136,8 +153,7 @@ class FewShotTask(Task):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        names = self.source.examples.labels
-        return tuple(names[label] + (f" ↻{90 * turns}°" if turns else "") for label, turns in self.variants)
+        return tuple(self.source.examples.variant_name(variant) for variant in self.variants)
 
     def episode(self, rng: np.random.Generator) -> Episode:
         examples, n_queries = self.source.examples, self.source.n_queries
@@ -239,6 +255,14 @@ class FewShotSource(TaskSource):
     @property
     def spec(self) -> TaskSpec:
         return TaskSpec("classification", tuple(self.examples.x.shape[1:]), _range(self.n_ways)[1])
+
+    @property
+    def scaling(self) -> Scaling:
+        return self.examples.scaling
+
+    @property
+    def classes(self) -> frozenset[str]:
+        return frozenset(map(self.examples.variant_name, self.variants))
 
     def task(self, rng: np.random.Generator) -> FewShotTask:
         n_ways, n_shots = _draw(rng, self.n_ways), _draw(rng, self.n_shots)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import InvalidData, InvalidSetting
 from ..types import Batch, Episode, TaskSpec
+from .scaling import Scaling
 
 __all__ = [
     "Collection",
@@ -82,6 +83,19 @@ class TaskSource(abc.ABC):
     @abc.abstractmethod
     def with_shots(self, n_shots: int) -> "TaskSource":
         """Return the same source with other support sizes: examples per class, where there are classes."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """How the raw numbers of new examples become what these tasks show; by default they are the same."""
+        return Scaling.none()
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """What tasks are made of: names of classes, or of whole tasks; empty where the supply is endless.
+
+        Two sources that have none in common never show the same thing.
+        """
+        return frozenset()
 
     @property
     def pool_spec(self) -> TaskSpec:
@@ -222,6 +236,10 @@ class TaskList(TaskSource):
     def spec(self) -> TaskSpec:
         return self.common
 
+    @property
+    def classes(self) -> frozenset[str]:
+        return frozenset(task.name for task in self.tasks)
+
     def __len__(self) -> int:
         return len(self.tasks)
 
@@ -306,6 +324,15 @@ class MixedSource(TaskSource):
     def spec(self) -> TaskSpec:
         first = self.parts[0].spec
         return TaskSpec(first.kind, first.input_shape, max(part.spec.n_outputs for part in self.parts))
+
+    @property
+    def classes(self) -> frozenset[str]:
+        return frozenset[str]().union(*(part.classes for part in self.parts))
+
+    @property
+    def scaling(self) -> Scaling:
+        first, *others = (part.scaling for part in self.parts)
+        return first if all(other.to_dict() == first.to_dict() for other in others) else Scaling.none()
 
     def task(self, rng: np.random.Generator) -> Task:
         weights = np.asarray(self.weights or (1.0,) * len(self.parts))
