@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tasklore.learners.gradient import MAML
 from tasklore.metagrad import rule_for
 from tasklore.nets import MLP, Conv4
+from tasklore.train import fastest
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
 LIBRARIES = ("tasklore", "higher", "torchopt")
@@ -100,17 +101,15 @@ def meta_step(library: str, name: str) -> MetaStep:
     n_tasks = N_TASKS
     if library == "tasklore":
         context = Context(spec, torch.arange(n_tasks), training=True)
-        rules = [rule_for(learner, size) for size in (n_tasks, 4, 1)]
 
-        def seconds(index: int) -> float:
-            rules[index](learner, params, episodes, context)
+        def seconds(tasks_at_once: int) -> float:
+            rule = rule_for(learner, tasks_at_once)
+            rule(learner, params, episodes, context)
             started = time.perf_counter()
-            rules[index](learner, params, episodes, context)
+            rule(learner, params, episodes, context)
             return time.perf_counter() - started
 
-        rule = rules[
-            min(range(len(rules)), key=seconds)
-        ]  # what execution="auto" does at the first step of a run
+        rule = rule_for(learner, fastest(n_tasks, seconds))  # as execution="auto" does at the first step
 
         def ours() -> Params:
             found = rule(learner, params, episodes, context)

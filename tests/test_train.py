@@ -16,7 +16,7 @@ from tasklore.registry import sources
 from tasklore.scores import Score
 from tasklore.tasks.source import Splits
 from tasklore.tasks.synthetic import SinusoidSource
-from tasklore.train import GradientTrainer, MetaState, Prior, TrainSettings, fit, init, pretrain
+from tasklore.train import GradientTrainer, MetaState, Prior, TrainSettings, fastest, fit, init, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,19 @@ def test_execution_does_not_change_the_result() -> None:
         for how in ("loop", "vectorised")
     ]
     assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 1.0, 4: 0.95, 16: 0.92}, 1),  # all about as fast: the least memory
+        ({1: 2.0, 4: 1.0, 16: 0.95}, 4),
+        ({1: 2.0, 4: 1.0, 16: 0.5}, 16),
+        ({1: 1.0, 4: 2.0, 16: 3.0}, 1),
+    ],
+)
+def test_the_least_memory_is_taken_of_what_is_about_as_fast(seconds: dict[int, float], chosen: int) -> None:
+    assert fastest(16, seconds.__getitem__) == chosen
 
 
 def test_pretraining_on_the_pool_is_a_better_start_than_chance(digits: Splits) -> None:

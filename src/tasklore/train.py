@@ -7,7 +7,7 @@ beyond its step counter, and a run that was stopped continues as if it had not b
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +29,21 @@ from .tasks.scaling import Scaling
 from .tasks.source import TaskSource, task_rng
 from .types import Batch, Context, Episode, Params, TaskSpec
 
-__all__ = ["GradientTrainer", "MetaState", "Prior", "TrainSettings", "fit", "init", "pretrain", "step"]
+__all__ = [
+    "GradientTrainer",
+    "MetaState",
+    "Prior",
+    "TrainSettings",
+    "fastest",
+    "fit",
+    "init",
+    "pretrain",
+    "step",
+]
+
+
+ABOUT_AS_FAST = 1.1
+"""Up to this factor a step counts as about as fast as another."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class TrainSettings:
         Updates of plain training, if that is the start.
     execution : {"auto", "vectorised", "loop"}
         Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is
-        faster.
+        faster: these two, or four at a time.
     seed : int
         Names all random draws.
     """
@@ -383,7 +397,22 @@ def _choose(
         step(learner, trial, spec, episodes, keys, settings)
         return time.perf_counter() - started
 
-    return min((settings.n_tasks, 1), key=seconds)
+    return fastest(settings.n_tasks, seconds)
+
+
+def fastest(n_tasks: int, seconds: Callable[[int], float]) -> int:
+    """Return how many of ``n_tasks`` tasks to run at once: one, four or all.
+
+    Memory grows with the number, so of those that are about as fast as the fastest the smallest is taken.
+
+    Parameters
+    ----------
+    n_tasks : int
+    seconds : callable
+        Measures how long a step takes with so many at once.
+    """
+    taken = {size: seconds(size) for size in sorted({1, min(4, n_tasks), n_tasks})}
+    return next(size for size, each in taken.items() if each <= ABOUT_AS_FAST * min(taken.values()))
 
 
 def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batch_size: int = 64) -> Params:
