@@ -57,7 +57,8 @@ import torch
 torch.set_num_threads(1)
 splits = Sinusoid(n_test_queries=10).splits()
 settings = TrainSettings(
-    steps=8, n_tasks=4, learning_rate=0.05, patience=1, n_validation=10, execution="vectorised", seed=5
+    steps=8, n_tasks=4, learning_rate=0.05, averaging=0.5, patience=1, n_validation=10,
+    execution="vectorised", seed=5,
 )
 trainer = GradientTrainer(MAML(MLP((8,)), inner_steps=2), settings, splits.train.spec)
 with open_store(folder / "lore.db") as store:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasklore.artifacts import save_artifact
-from tasklore.errors import DamagedArtifact, InvalidData
+from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
 from tasklore.evaluate import evaluate
 from tasklore.learners.gradient import MAML, Reptile
 from tasklore.learners.metric import Prototypes
@@ -43,6 +43,23 @@ def test_execution_does_not_change_the_result() -> None:
         for how in ("loop", "vectorised")
     ]
     assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+
+
+def test_averaging_is_a_running_mean_of_the_params() -> None:
+    settings = TrainSettings(steps=30, n_tasks=2, averaging=0.9, execution="loop")
+    states = list(fit(MAML(MLP((4,))), SinusoidSource(), settings))
+    mean = init(
+        MAML(MLP((4,))).init(SinusoidSource().spec, torch.Generator().manual_seed(0)), settings
+    ).average
+    for state in states:
+        share = max(0.1, 9 / (10 + state.step - 1))
+        mean = {name: (1 - share) * mean[name] + share * w for name, w in state.params.items()}
+    assert all(torch.allclose(mean[name], w, atol=1e-6) for name, w in states[-1].average.items())
+    plain = list(fit(MAML(MLP((4,))), SinusoidSource(), dataclasses.replace(settings, averaging=0.0)))
+    assert all(torch.equal(plain[-1].params[name], w) for name, w in states[-1].params.items())
+    assert plain[-1].average is plain[-1].params
+    with pytest.raises(InvalidSetting, match="averaging must lie in"):
+        TrainSettings(averaging=1.0)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +101,7 @@ def test_adjust_keeps_the_best_and_lowers_the_rate_when_stuck() -> None:
     rates: list[float] = []
     for i, error in enumerate([0.9, 0.5, 0.6, 0.7, 0.4]):
         state = trainer.adjust(
-            dataclasses.replace(state, params=params[i], losses=(1.0, 3.0)), [error, error]
+            dataclasses.replace(state, average=params[i], losses=(1.0, 3.0)), [error, error]
         )
         rates.append(state.rate)
     assert rates == [1.0, 1.0, 1.0, 0.5, 0.5]

@@ -62,6 +62,10 @@ class TrainSettings:
         The outer optimiser.
     clip : float, optional
         Largest norm of the meta-gradient.
+    averaging : float
+        Between 0 and 1: what is judged and kept is a running mean of the params over about
+        ``1 / (1 - averaging)`` steps, which evens out the noise of single steps; 0 keeps the params
+        themselves.
     decay : float
         Factor on the learning rate when validation has not improved for ``patience`` rounds.
     patience : int
@@ -85,6 +89,7 @@ class TrainSettings:
     learning_rate: float = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     clip: float | None = None
+    averaging: float = 0.0
     decay: float = 0.5
     patience: int = 3
     n_validation: int = 200
@@ -101,6 +106,8 @@ class TrainSettings:
             raise InvalidSetting(f"n_validation must be at least 2 for an interval, got {self.n_validation}")
         if not 0 < self.decay <= 1:
             raise InvalidSetting(f"decay must lie in (0, 1], got {self.decay}")
+        if not 0 <= self.averaging < 1:
+            raise InvalidSetting(f"averaging must lie in [0, 1), got {self.averaging}")
         if self.clip is not None and not self.clip > 0:
             raise InvalidSetting(f"clip must be positive or left out, got {self.clip}")
         if self.seed < 0:
@@ -122,8 +129,10 @@ class MetaState:
         What is being meta-learned.
     moments : Params
         State of the outer optimiser.
+    average : Params
+        Their running mean, which is what is judged; the same object where there is no averaging.
     best : Params
-        The params that did best on the validation tasks; the initial ones before the first round ends.
+        The averages that did best on the validation tasks; the initial ones before the first round ends.
     step : int
         Meta-updates done.
     rate : float
@@ -146,6 +155,7 @@ class MetaState:
 
     params: Params
     moments: Params
+    average: Params
     best: Params
     step: int = 0
     rate: float = 1.0
@@ -172,7 +182,7 @@ class MetaState:
 
     def save(self, path: str | Path, note: dict[str, Any]) -> str:
         """Write the state to a file, whole or not at all, and return its SHA-256."""
-        groups = {"params": self.params, "moments": self.moments, "best": self.best}
+        groups = {"params": self.params, "moments": self.moments, "average": self.average, "best": self.best}
         tensors = {
             f"{group}/{name}": tensor for group, part in groups.items() for name, tensor in part.items()
         }
@@ -181,6 +191,8 @@ class MetaState:
             for field in dataclasses.fields(self)
             if field.name not in groups
         }
+        if self.average is self.params:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("average/")}
         plain["history"] = [dataclasses.asdict(score) for score in self.history]
         return save_artifact(path, tensors, {"state": plain, "note": note}, kind="checkpoint")
 
@@ -194,11 +206,12 @@ class MetaState:
             The file is not a whole, unaltered checkpoint of this version.
         """
         tensors, metadata = load_artifact(path, kind="checkpoint")
-        groups: dict[str, Params] = {"params": {}, "moments": {}, "best": {}}
+        groups: dict[str, Params] = {"params": {}, "moments": {}, "average": {}, "best": {}}
         try:
             for name, tensor in tensors.items():
                 group, _, rest = name.partition("/")
                 groups[group][rest] = tensor
+            groups["average"] = groups["average"] or groups["params"]
             plain = cast("dict[str, Any]", metadata["state"])
             plain |= {
                 "history": tuple(Score(**score) for score in plain["history"]),
@@ -277,7 +290,7 @@ class Prior:
 
 def init(params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
     """Return the state before the first step."""
-    return MetaState(params, settings.outer.init(params), params, started_from=started_from)
+    return MetaState(params, settings.outer.init(params), params, params, started_from=started_from)
 
 
 def step(
@@ -318,7 +331,14 @@ def step(
         gradient = {name: g * (settings.clip / norm) for name, g in gradient.items()}
     params, moments = settings.outer.update(state.params, gradient, state.moments, state.rate)
     losses = (*state.losses, float(found.losses.mean()))
-    return dataclasses.replace(state, params=params, moments=moments, step=state.step + 1, losses=losses)
+    average = params
+    if settings.averaging:
+        # At first over fewer steps, so that the start is forgotten.
+        share = max(1 - settings.averaging, 9 / (10 + state.step))
+        average = {name: torch.lerp(mean, params[name], share) for name, mean in state.average.items()}
+    return dataclasses.replace(
+        state, params=params, moments=moments, average=average, step=state.step + 1, losses=losses
+    )
 
 
 def _failure(found: MetaGradient, step: int, settings: TrainSettings) -> NumericalFailure:
@@ -520,7 +540,7 @@ class GradientTrainer:
         """Adapt to a stack of new tasks."""
         batch, keys, spec = support
         return adapt_tasks(
-            self.learner, state.params, batch, Context(spec, keys, state.step), _judged_at_once(state)
+            self.learner, state.average, batch, Context(spec, keys, state.step), _judged_at_once(state)
         )
 
     def score(self, state: MetaState, fitted: AdaptedTasks, query: Batch) -> list[float]:
@@ -535,7 +555,7 @@ class GradientTrainer:
         decays = stale >= self.settings.patience
         return dataclasses.replace(
             state,
-            best=state.params if improved else state.best,
+            best=state.average if improved else state.best,
             stale=0 if decays else stale,
             rate=state.rate * (self.settings.decay if decays else 1.0),
             history=(*state.history, score),

@@ -198,7 +198,7 @@ class Workspace:
         )
         metrics = {"validation": score.mean, "loss": state.loss, "step": state.step, "rate": state.rate}
         turn = RoundRecord(run_id=self.id, index=index, metrics=metrics, decision=decision, seconds=seconds)
-        improved = [self._keep_prior(state)] if state.best is state.params else []
+        improved = [self._keep_prior(state)] if state.best is state.average else []
         self.store.add_all([evaluation, *improved, turn])
 
     def record(
