@@ -1,0 +1,1 @@
+"""AutoML that remembers: features, model and hyperparameters for a new table, from past ones."""

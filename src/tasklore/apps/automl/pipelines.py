@@ -1,0 +1,364 @@
+"""Features, model and hyperparameters as one choice.
+
+A :class:`Candidate` is a description in plain values; :meth:`Candidate.build` makes a scikit-learn pipeline
+of it for the columns of a table. See :mod:`.space` for those that AutoML chooses from.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import sklearn
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+from sklearn.feature_selection import (
+    SelectKBest,
+    SelectPercentile,
+    f_classif,
+    f_regression,
+    mutual_info_classif,
+    mutual_info_regression,
+)
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.impute import SimpleImputer
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import (
+    BayesianRidge,
+    ElasticNetCV,
+    HuberRegressor,
+    LogisticRegression,
+    Ridge,
+    RidgeCV,
+)
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.naive_bayes import BernoulliNB, GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+    TargetEncoder,
+)
+from sklearn.svm import SVC, SVR
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from sklearn.utils.fixes import parse_version
+
+from ...errors import InvalidSetting, MissingDependency
+from .features import DateParts, FrequencyEncoder, OneText
+from .tables import Schema
+
+__all__ = ["MODELS", "Candidate", "Features", "Kind"]
+
+Kind: TypeAlias = Literal["classification", "regression"]
+Encoding: TypeAlias = Literal["onehot", "ordinal", "target", "frequency"]
+Numbers: TypeAlias = Literal["raw", "standard", "quantile", "power", "unit"]
+Extra: TypeAlias = Literal["select", "information", "pca", "interactions", "missing", ""]
+
+MOST_LEVELS = 30  # one-hot columns that one category gives; the rest share one
+N_TEXT = 24  # numbers that a row's texts become
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model sees of a table.
+
+    Parameters
+    ----------
+    categories : {"onehot", "ordinal", "target", "frequency"}
+        One column for each frequent level; the level's number; its mean target, cross-fitted so that a row's
+        own target is not in it; or its share of the rows.
+    numbers : {"raw", "standard", "quantile", "power", "unit"}
+        Left alone, gaps included; or filled with the median and brought to zero mean and unit variance, to a
+        normal distribution by ranks or by a power, or to 0…1.
+    extra : {"select", "information", "pca", "interactions", "missing", ""}
+        Keep the better half of the columns by F-test or by mutual information; principal components of 95 %
+        of the variance; products of the ten best columns; a flag for each gap.
+    """
+
+    categories: Encoding = "ordinal"
+    numbers: Numbers = "raw"
+    extra: Extra = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pipeline, described.
+
+    Parameters
+    ----------
+    name : str
+    model : str
+        One of the models of this module.
+    settings : mapping
+        What the model is given, JSON values.
+    features : Features
+    target : {"", "logarithm", "quantile"}
+        For regression: learn the target itself, something like its logarithm, or its ranks as a normal
+        distribution.
+    max_rows, max_columns : int
+        Larger tables are not for it.
+    """
+
+    name: str
+    model: str
+    settings: Mapping[str, Any]
+    features: Features
+    target: Literal["", "logarithm", "quantile"] = ""
+    max_rows: int = 10**9
+    max_columns: int = 10**9
+
+    @property
+    def family(self) -> str:
+        """The kind of model, whatever its settings."""
+        return self.model
+
+    @property
+    def needs_tasklore(self) -> bool:
+        """Whether some tables need a step of :mod:`tasklore.apps.automl.features`."""
+        return self.features.categories == "frequency"
+
+    def suits(self, n_rows: int, n_columns: int) -> bool:
+        """Whether a table is small enough for it."""
+        return n_rows <= self.max_rows and n_columns <= self.max_columns
+
+    def build(self, schema: Schema, kind: Kind, random_state: int = 0) -> Pipeline:
+        """Return the pipeline for the columns of a table; its input is ``schema.table(X)``.
+
+        Raises
+        ------
+        MissingDependency
+            LightGBM is not installed, and this candidate needs it.
+        """
+        model: Any = MODELS[kind][self.model]({**self.settings}, random_state)
+        if self.target:
+            scale = _logarithm() if self.target == "logarithm" else _normal(random_state)
+            model = TransformedTargetRegressor(model, transformer=scale, check_inverse=False)
+        steps = [
+            ("columns", _columns(self.features, schema, kind, random_state)),
+            *_extra(self.features.extra, kind, random_state),
+            ("model", model),
+        ]
+        return Pipeline(steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**dataclasses.asdict(self), "settings": dict(self.settings)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Candidate":
+        """Read what :meth:`to_dict` gave."""
+        try:
+            given: dict[str, Any] = {**values, "features": Features(**values["features"])}
+            candidate = cls(**given)
+        except (TypeError, KeyError) as error:
+            raise InvalidSetting(f"this is no candidate: {error}") from error
+        if not any(candidate.model in models for models in MODELS.values()):
+            raise InvalidSetting(f"there is no model {candidate.model!r}")
+        return candidate
+
+
+def _columns(features: Features, schema: Schema, kind: Kind, random_state: int) -> ColumnTransformer:
+    """Return the step that turns a table into numbers."""
+    numbers, dates, texts = (schema.of_kind(k) for k in ("number", "date", "text"))
+    categories = schema.of_kind("category", "boolean")
+    parts: list[tuple[str, Any, list[str]]] = []
+    if numbers:
+        parts.append(("numbers", _numbers(features, random_state), numbers))
+    if categories:
+        parts.append(("categories", _categories(features, kind, random_state), categories))
+    if dates:
+        scaled = (
+            () if features.numbers == "raw" else (SimpleImputer(keep_empty_features=True), StandardScaler())
+        )
+        parts.append(("dates", make_pipeline(DateParts(), *scaled), dates))
+    if texts:
+        hashed = HashingVectorizer(n_features=4096, ngram_range=(1, 2), alternate_sign=False)
+        reduced = TruncatedSVD(N_TEXT, random_state=random_state)
+        parts.append(("texts", make_pipeline(OneText(), hashed, TfidfTransformer(), reduced), texts))
+    # A table without any column that tells rows apart still gives one, of zeros, to learn the mean from.
+    rest = [schema.columns[0].name] if not parts else []
+    if rest:
+        nothing = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=0, encoded_missing_value=0)
+        parts.append(("nothing", nothing, rest))
+    return ColumnTransformer(parts, sparse_threshold=0.0)
+
+
+def _numbers(features: Features, random_state: int) -> Any:
+    if features.numbers == "raw":
+        return (
+            "passthrough"
+            if features.extra != "missing"
+            else SimpleImputer(add_indicator=True, keep_empty_features=True)
+        )
+    filled = SimpleImputer(
+        strategy="median", keep_empty_features=True, add_indicator=features.extra == "missing"
+    )
+    scalers: dict[str, Callable[[], Any]] = {
+        "standard": StandardScaler,
+        "quantile": lambda: _normal(random_state),
+        "power": PowerTransformer,
+        "unit": MinMaxScaler,
+    }
+    return make_pipeline(filled, scalers[features.numbers]())
+
+
+def _normal(random_state: int) -> QuantileTransformer:
+    return QuantileTransformer(
+        n_quantiles=100, output_distribution="normal", subsample=5000, random_state=random_state
+    )
+
+
+def _categories(features: Features, kind: Kind, random_state: int) -> Any:
+    if features.categories == "onehot":
+        return OneHotEncoder(
+            handle_unknown="infrequent_if_exist", max_categories=MOST_LEVELS, sparse_output=False
+        )
+    if features.categories == "ordinal":
+        encoder: Any = OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-1
+        )
+    elif features.categories == "target":
+        encoder = _target_encoder(kind, random_state)
+    else:
+        encoder = FrequencyEncoder()
+    return encoder if features.numbers == "raw" else make_pipeline(encoder, StandardScaler())
+
+
+def _target_encoder(kind: Kind, random_state: int) -> Any:
+    encoder: Any = TargetEncoder
+    if parse_version(sklearn.__version__) < parse_version("1.9"):
+        kinds = "auto" if kind == "classification" else "continuous"
+        return encoder(target_type=kinds, random_state=random_state)
+    if kind == "classification":
+        return encoder(cv=StratifiedKFold(5, shuffle=True, random_state=random_state))
+    splitter = KFold(5, shuffle=True, random_state=random_state)
+    return encoder(target_type="continuous", cv=splitter)
+
+
+def _logarithm() -> Pipeline:
+    """Return a transform like the logarithm, of either sign, whose inverse is always a number."""
+    return make_pipeline(RobustScaler(with_centering=False), FunctionTransformer(np.arcsinh, np.sinh))
+
+
+def _extra(extra: Extra, kind: Kind, random_state: int) -> list[tuple[str, Any]]:
+    by_f = f_classif if kind == "classification" else f_regression
+    by_information = mutual_info_classif if kind == "classification" else mutual_info_regression
+    steps: dict[Extra, list[tuple[str, Any]]] = {
+        "": [],
+        "missing": [],
+        "select": [("select", SelectPercentile(by_f, percentile=50))],
+        "information": [("select", SelectPercentile(by_information, percentile=50))],
+        "pca": [("pca", PCA(0.95, svd_solver="full", random_state=random_state))],
+        "interactions": [
+            ("select", SelectKBest(by_f, k=10)),
+            ("products", PolynomialFeatures(2, include_bias=False)),
+            ("scale", StandardScaler()),
+        ],
+    }
+    return steps[extra]
+
+
+Factory: TypeAlias = Callable[[dict[str, Any], int], Any]
+
+
+def _plain(model: Callable[..., Any]) -> Factory:
+    return lambda settings, random_state: model(**settings)
+
+
+def _seeded(model: Callable[..., Any]) -> Factory:
+    return lambda settings, random_state: model(**settings, random_state=random_state)
+
+
+def _forest(model: Callable[..., Any]) -> Factory:
+    return lambda settings, random_state: model(**settings, random_state=random_state, n_jobs=1)
+
+
+def _lightgbm(name: str) -> Factory:
+    def make(settings: dict[str, Any], random_state: int) -> Any:
+        try:
+            import lightgbm
+        except ImportError as error:
+            raise MissingDependency("LightGBM is needed here: pip install 'tasklore[automl]'") from error
+        fixed = {"n_jobs": 1, "verbosity": -1, "deterministic": True, "force_row_wise": True}
+        return getattr(lightgbm, name)(**settings, **fixed, random_state=random_state)
+
+    return make
+
+
+def _network(model: Callable[..., Any]) -> Factory:
+    def make(settings: dict[str, Any], random_state: int) -> Any:
+        given = {**settings, "hidden_layer_sizes": tuple(settings["hidden_layer_sizes"])}
+        return model(**given, early_stopping=True, n_iter_no_change=15, random_state=random_state)
+
+    return make
+
+
+def _support_vectors(settings: dict[str, Any], random_state: int) -> Any:
+    once: Any = False  # one calibration for the one model that all rows are fitted to
+    return CalibratedClassifierCV(SVC(**settings, random_state=random_state), ensemble=once, cv=3)
+
+
+def _gaussian_process(settings: dict[str, Any], random_state: int) -> Any:
+    kernel = ConstantKernel() * RBF(3.0) + WhiteKernel(0.1)
+    return GaussianProcessRegressor(kernel, normalize_y=True, random_state=random_state, **settings)
+
+
+MODELS: Mapping[Kind, Mapping[str, Factory]] = {
+    "classification": {
+        "constant": _plain(lambda: DummyClassifier(strategy="prior")),
+        "logistic": _seeded(LogisticRegression),
+        "discriminant": _plain(LinearDiscriminantAnalysis),
+        "quadratic": _plain(QuadraticDiscriminantAnalysis),
+        "gaussian-bayes": _plain(GaussianNB),
+        "bernoulli-bayes": _plain(BernoulliNB),
+        "neighbours": _plain(KNeighborsClassifier),
+        "support-vectors": _support_vectors,
+        "tree": _seeded(DecisionTreeClassifier),
+        "forest": _forest(RandomForestClassifier),
+        "extra-trees": _forest(ExtraTreesClassifier),
+        "boosting": _seeded(HistGradientBoostingClassifier),
+        "lightgbm": _lightgbm("LGBMClassifier"),
+        "network": _network(MLPClassifier),
+    },
+    "regression": {
+        "constant": _plain(DummyRegressor),
+        "ridge": _plain(Ridge),
+        "ridge-cv": _plain(RidgeCV),
+        "bayesian-ridge": _plain(BayesianRidge),
+        "elastic-net": _seeded(ElasticNetCV),
+        "huber": _plain(HuberRegressor),
+        "kernel-ridge": _plain(KernelRidge),
+        "gaussian-process": _gaussian_process,
+        "neighbours": _plain(KNeighborsRegressor),
+        "support-vectors": _plain(SVR),
+        "tree": _seeded(DecisionTreeRegressor),
+        "forest": _forest(RandomForestRegressor),
+        "extra-trees": _forest(ExtraTreesRegressor),
+        "boosting": _seeded(HistGradientBoostingRegressor),
+        "lightgbm": _lightgbm("LGBMRegressor"),
+        "network": _network(MLPRegressor),
+    },
+}

@@ -1,0 +1,157 @@
+"""A process that tries candidates: it can be killed at any moment, and costs one candidate then.
+
+The parent sends a problem once and then names candidates. What a fit does with memory or time stays in this
+process, which has a memory limit of its own.
+"""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from .measuring import Measurement, Problem, measure
+from .pipelines import Candidate
+
+__all__ = ["Worker", "serve"]
+
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from tasklore.apps.automl.worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
+)
+STARTING = 120.0  # seconds that importing may take on a busy machine
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+Folds = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Load:
+    problem: Problem
+    folds: Folds
+
+
+@dataclass(frozen=True)
+class _Try:
+    candidate: Candidate
+    random_state: int
+    give_up_above: float
+
+
+class Worker:
+    """A handle on such a process; it is started when first needed, and again after it has been killed.
+
+    Parameters
+    ----------
+    memory_limit : int, optional
+        Megabytes that the process may use for data.
+    """
+
+    def __init__(self, memory_limit: int | None = None) -> None:
+        self.memory_limit = memory_limit
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._loaded: _Load | None = None
+        self._ready = False
+
+    def load(self, problem: Problem, folds: Folds) -> None:
+        """Say what the candidates to come are tried on."""
+        self._loaded = _Load(problem, folds)
+        if self._pipe is not None:
+            self._pipe.send(self._loaded)
+
+    def measure(
+        self,
+        candidate: Candidate,
+        seconds: float,
+        *,
+        random_state: int = 0,
+        give_up_above: float = float("inf"),
+    ) -> Measurement:
+        """Try a candidate for at most so many seconds.
+
+        Returns
+        -------
+        Measurement
+            With an ``error`` if the candidate failed, took too long or brought the process down.
+        """
+        pipe = self.start()
+        try:
+            if not self._ready:
+                self._ready = pipe.poll(STARTING) and bool(pipe.recv())
+            pipe.send(_Try(candidate, random_state, give_up_above))
+            if pipe.poll(seconds):
+                return pipe.recv()
+            fault = f"took longer than {seconds:.3g} s"
+        except (EOFError, OSError):
+            fault = "its process ended, perhaps for lack of memory"
+        self.close()
+        return Measurement(candidate.name, (), 0.0, 0.0, 0.0, np.empty((0, 0), np.float32), fault)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+        self._ready = False
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def start(self) -> Connection:
+        """Start the process if it does not run, without waiting for it."""
+        if self._pipe is not None and self._process is not None and self._process.poll() is None:
+            return self._pipe
+        self.close()
+        # Not multiprocessing.Process: that would run the user's own script again in the child.
+        ours, theirs = _pair()
+        command = [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            [*command, str(self.memory_limit or 0)],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **ONE_THREAD},
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._pipe = ours
+        if self._loaded is not None:
+            ours.send(self._loaded)
+        return ours
+
+
+def serve(descriptor: int, memory_limit: int) -> None:
+    """Answer the parent until it hangs up; what the process does."""
+    if memory_limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit << 20, memory_limit << 20))
+    loaded: _Load | None = None
+    with Connection(descriptor) as pipe:
+        pipe.send(True)
+        while True:
+            try:
+                asked: Any = pipe.recv()
+            except (EOFError, OSError, MemoryError):
+                return
+            match asked:
+                case _Load():
+                    loaded = asked
+                case _Try(candidate, random_state, give_up_above) if loaded is not None:
+                    pipe.send(measure(candidate, loaded.problem, loaded.folds, random_state, give_up_above))
+                case _:
+                    return
+
+
+def _pair() -> tuple[Connection, Connection]:
+    one, other = socket.socketpair()
+    return Connection(one.detach()), Connection(other.detach())

@@ -1,0 +1,95 @@
+"""Experience is collected once, whole, and goes on where it stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_diabetes, load_iris
+
+import tasklore.apps.automl.collecting as collecting
+from tasklore.apps.automl.collecting import Collecting, Dataset, collect, read_manifest
+from tasklore.apps.automl.losses import log_loss
+from tasklore.apps.automl.pipelines import Candidate, Kind
+from tasklore.apps.automl.space import candidates
+from tasklore.artifacts import load_artifact
+from tasklore.errors import InvalidData, InvalidSetting
+from tasklore.experience.records import EvaluationRecord, ModelRecord, TaskRecord
+from tasklore.experience.store import open_store
+
+FEW = {"constant", "lightgbm-quick", "logistic-1", "ridge-1", "tree-3", "neighbours-5"}
+SETTINGS = Collecting(rows=120, seconds=60.0)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a list of three data sets, and make the search space small."""
+
+    def few(kind: Kind) -> dict[str, Candidate]:
+        return {name: candidate for name, candidate in candidates(kind).items() if name in FEW}
+
+    monkeypatch.setattr(collecting, "candidates", few)
+    rows: list[tuple[str, str, str, str]] = []
+    for name, loader, kind in (
+        ("iris", load_iris, "classification"),
+        ("iris again", load_iris, "classification"),
+        ("diabetes", load_diabetes, "regression"),
+    ):
+        frame = loader(as_frame=True).frame  # pyright: ignore[reportAttributeAccessIssue]
+        if name == "iris again":
+            frame = frame.iloc[::-1]
+        frame.to_csv(tmp_path / f"{name}.csv.gz", index=False)
+        rows.append((name, f"{name}.csv.gz", kind, name.split()[0]))
+    path = tmp_path / "list.csv"
+    pd.DataFrame(rows, columns=["name", "file", "task", "family"]).to_csv(path, index=False)
+    return path
+
+
+def test_everything_is_remembered_once(manifest: Path, tmp_path: Path) -> None:
+    datasets = read_manifest(manifest)
+    assert [d.family for d in datasets] == ["iris", "iris", "diabetes"]
+    with open_store(tmp_path / "lore.db") as store:
+        assert collect(datasets[:1], store, tmp_path / "kept", SETTINGS) == 1
+        assert collect(datasets, store, tmp_path / "kept", SETTINGS, n_workers=2) == 2
+        assert collect(datasets, store, tmp_path / "kept", SETTINGS) == 0
+        assert {t.name for t in store.find(TaskRecord)} == {d.name for d in datasets}
+        iris = next(t for t in store.find(TaskRecord) if t.name == "iris")
+        assert iris.descriptor["rows"] == 120
+        found = store.find(EvaluationRecord, {"task": iris.fingerprint})
+        assert {e.method for e in found} == {
+            "constant",
+            "lightgbm-quick",
+            "logistic-1",
+            "tree-3",
+            "neighbours-5",
+        }
+        (kept,) = store.find(ModelRecord, {"task": iris.fingerprint})
+    tensors, metadata = load_artifact(tmp_path / "kept" / kept.path, "measurements", kept.checksum)
+    measured = {entry["name"]: entry for entry in metadata["candidates"]}  # type: ignore[index,union-attr]
+    assert measured["constant"]["losses"] == pytest.approx([np.log(3)] * 3, abs=1e-3)
+    chances, y = tensors["predictions/logistic-1"].numpy(), tensors["y"].numpy()
+    assert log_loss(y, chances) == pytest.approx(np.mean(measured["logistic-1"]["losses"]), abs=1e-3)
+    assert log_loss(y, chances) < 0.3
+    assert measured["logistic-1"]["megabytes"] > 10
+
+
+def test_hopeless_candidates_are_given_up(manifest: Path, tmp_path: Path) -> None:
+    with open_store("memory:") as store:
+        collect(read_manifest(manifest)[:1], store, tmp_path / "kept", Collecting(rows=120, hopeless=1e-6))
+        lengths = {e.method: len(e.scores) for e in store.find(EvaluationRecord)}
+    assert lengths["constant"] == 3
+    assert min(lengths.values()) == 1
+
+
+def test_what_cannot_be_collected_is_told(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match="folds ≥ 2"):
+        Collecting(folds=1)
+    broken = Dataset("x", "regression", tmp_path / "none.csv", "x")
+    with open_store("memory:") as store, pytest.raises((InvalidData, OSError), match=r"none\.csv"):
+        collect([broken], store, tmp_path)
+    wrong = Dataset("x", "regression", tmp_path / "iris.csv.gz", "x", target="weight")
+    with open_store("memory:") as store, pytest.raises(InvalidData, match="no column 'weight'"):
+        collect([wrong], store, tmp_path)
+    (tmp_path / "bad.csv").write_text("name,file\n")
+    with pytest.raises(InvalidData, match="lacks the columns family, task"):
+        read_manifest(tmp_path / "bad.csv")

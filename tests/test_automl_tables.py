@@ -1,0 +1,125 @@
+"""Any table becomes the same canonical one, whatever it comes as."""
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_array
+
+from tasklore.apps.automl.tables import MISSING, Schema
+from tasklore.errors import InvalidData
+
+
+def messy(n: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "amount": rng.normal(size=n),
+            "count": pd.array([None if i % 7 == 0 else i for i in range(n)], dtype="Int64"),
+            "written": [str(v) if i % 5 else " n/a" for i, v in enumerate(rng.normal(size=n))],
+            "colour": rng.choice(["red", "green", "blue"], n),
+            "grade": pd.Categorical(rng.choice(["a", "b"], n)),
+            "member": rng.random(n) < 0.5,
+            "maybe": [None, True, False] * (n // 3),
+            "day": pd.date_range("2024-01-01", periods=n),
+            "noted": [f"2023-0{1 + i % 9}-1{i % 10}" for i in range(n)],
+            "remark": [f"the customer number {i} wrote a remark about item {i * 7}" for i in range(n)],
+            "empty": [None] * n,
+            "same": ["x"] * n,
+        },
+        index=rng.permutation(n) + 1000,
+    )
+
+
+KINDS = {
+    "amount": "number",
+    "count": "number",
+    "written": "category",  # a fifth cannot be read as a number
+    "colour": "category",
+    "grade": "category",
+    "member": "boolean",
+    "maybe": "boolean",
+    "day": "date",
+    "noted": "date",
+    "remark": "text",
+    "empty": "number",
+    "same": "category",
+}
+
+
+def test_kinds_are_found() -> None:
+    schema = Schema.of(messy())
+    assert {column.name: column.kind for column in schema.columns} == KINDS
+    assert "empty" not in schema.of_kind("number"), "it tells nothing"
+    assert "same" not in schema.of_kind("category")
+    assert Schema.from_dict(schema.to_dict()) == schema
+    by_name = {column.name: column for column in schema.columns}
+    assert by_name["count"].missing == pytest.approx(9 / 60)
+    assert by_name["colour"].n_unique == 3
+
+
+def test_numbers_written_as_text_are_numbers() -> None:
+    schema = Schema.of(pd.DataFrame({"a": ["1.5", "2", None, "-3e2"] * 10}))
+    assert schema.columns[0].kind == "number"
+    table = schema.table(pd.DataFrame({"a": ["7", "seven", None]}))
+    assert table["a"].tolist()[0] == 7.0
+    assert table["a"].isna().tolist() == [False, True, True]
+
+
+def test_the_canonical_table() -> None:
+    frame = messy()
+    table = Schema.of(frame).table(frame)
+    assert list(table.columns) == list(frame.columns)
+    assert table.index.tolist() == list(range(60))
+    assert table["count"].dtype == np.float64
+    assert table["maybe"].tolist()[:3] == [MISSING, "True", "False"]
+    assert table["day"].dtype == "datetime64[ns]"
+    assert table["noted"].tolist()[0] == datetime.datetime(2023, 1, 10)
+    infinite = Schema.of([[1.0], [2.0]]).table([[np.inf], [1.0]])
+    assert np.isnan(infinite.iloc[0, 0])
+
+
+def test_later_tables_may_differ_in_form() -> None:
+    frame = messy()
+    schema = Schema.of(frame)
+    whole = schema.table(frame)
+    shuffled = frame[list(reversed(frame.columns))].assign(new=1)
+    pd.testing.assert_frame_equal(schema.table(shuffled), whole)
+    with pytest.warns(UserWarning, match=r"lacks 1 of 12 columns \(colour\)"):
+        fewer = schema.table(frame.drop(columns="colour"))
+    assert set(fewer["colour"]) == {MISSING}
+    with pytest.raises(InvalidData, match="none of the columns"):
+        schema.table(pd.DataFrame({"z": [1]}))
+
+
+def test_arrays_go_by_place() -> None:
+    x = np.arange(12.0).reshape(4, 3)
+    schema = Schema.of(x)
+    assert [column.name for column in schema.columns] == ["x0", "x1", "x2"]
+    pd.testing.assert_frame_equal(schema.table(csr_array(x)), schema.table(x))
+    pd.testing.assert_frame_equal(schema.table(pd.DataFrame(x, columns=list("abc"))), schema.table(x))
+    with pytest.raises(InvalidData, match="X has 2 features, but this model is expecting 3 features"):
+        schema.table(x[:, :2])
+
+
+def test_doubled_names_are_told_apart() -> None:
+    frame = pd.DataFrame([[1, 2, 3], [4, 5, 6]], columns=["a", "a", "b"])
+    schema = Schema.of(frame)
+    assert [column.name for column in schema.columns] == ["a", "a (2)", "b"]
+    assert schema.table(frame)["a (2)"].tolist() == [2.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros(3), "needs rows and columns"),
+        (pd.Series([1, 2]), "one column"),
+        (np.zeros((0, 2)), "0 sample"),
+        (np.zeros((2, 0)), r"0 feature\(s\)"),
+        (np.zeros((2, 2), dtype=complex), "Complex data not supported"),
+    ],
+)
+def test_what_is_no_table_is_refused(given: object, message: str) -> None:
+    with pytest.raises(InvalidData, match=message):
+        Schema.of(given)
