@@ -45,3 +45,25 @@ def test_the_learner_that_is_shown_passes_the_checks(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "improves on toy tasks" in done.stdout
+
+
+def test_every_collection_is_documented() -> None:
+    from tasklore.registry import sources
+
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert [name for name in sources.names() if f"| `{name}` |" not in page] == []
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    faults: list[str] = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
+                faults.append(f"{page.relative_to(ROOT)}: {target}")
+    assert faults == []
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if page not in listed] == []
