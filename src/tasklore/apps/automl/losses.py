@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-__all__ = ["LOSSES", "log_loss", "one_minus_r2"]
+__all__ = ["LEAST", "LOSSES", "log_loss", "one_minus_r2"]
 
 LEAST = 1e-6  # no class is ruled out altogether: one row must not decide everything
 
