@@ -128,11 +128,14 @@ def demo(
 
     Run it twice: the second time starts from what the first one left in your store.
     """
+    import torch
+
     from ..experience import EvaluationRecord, ModelRecord, RunRecord, TaskRecord, open_store, user_folder
     from ..report import check_installed, write_report
     from .show import Display, comparison
 
     check_installed()
+    torch.set_num_threads(1)  # such small networks gain nothing from a second one, and lose on a busy machine
     console = Console(quiet=quiet, highlight=False)
     with open_store(store) as opened:
         findings: list[Findings] = []
@@ -192,9 +195,9 @@ def _demo_experiments() -> "list[Experiment]":
         ),
         Experiment(
             few,
-            MAML(MLP((256,)), inner_steps=5, step_size=0.3, test_steps=10),
-            dataclasses.replace(train, steps=25, learning_rate=1e-3),
-            Stop(target=0.85, rounds=10),
+            MAML(MLP((256,)), inner_steps=5, step_size=0.5, test_steps=20),
+            dataclasses.replace(train, steps=30, n_tasks=16, learning_rate=1e-3),
+            Stop(target=0.9, rounds=6),
             alone,
         ),
     ]
