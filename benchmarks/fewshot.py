@@ -114,6 +114,16 @@ ROWS: tuple[Row, ...] = (
         SINUSOID,
         {"learner": {"inner_steps": 5, "step_size": 0.01}, "stop": {"minutes": 6.0}},
     ),
+    *(
+        row(
+            "sinusoid",
+            learner,
+            SINUSOID,
+            {"learner": {"inner_steps": 1, "step_size": 0.01}, "stop": {"minutes": 6.0}},
+        )
+        for learner in ("anil", "boil", "meta-sgd")
+    ),
+    row("sinusoid", "ridge-head", SINUSOID, {"stop": {"minutes": 6.0}}),
     row(
         "omniglot",
         "prototypes",
@@ -126,6 +136,18 @@ ROWS: tuple[Row, ...] = (
         },
         "98.8 / 99.7 (Snell et al. 2017, 5-way 1-shot / 5-shot)",
         ("scratch", "finetune", "nearest-centroid", "logistic-regression"),
+    ),
+    row(
+        "omniglot",
+        "matching",
+        OMNIGLOT,
+        {
+            "tasks": {"train_ways": 60, "train_queries": 5},
+            "learner": {"transductive": True},
+            "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3},
+            "stop": {"minutes": 40.0},
+        },
+        "98.1 / 98.9 (Vinyals et al. 2016, 5-way 1-shot / 5-shot)",
     ),
     row(
         "omniglot",

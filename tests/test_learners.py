@@ -3,13 +3,16 @@
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 from tasklore.errors import CheckFailed
 from tasklore.learners.base import Learner
-from tasklore.learners.gradient import MAML, FirstOrderMAML, Reptile
-from tasklore.learners.metric import Prototypes
+from tasklore.learners.closed_form import RidgeHead
+from tasklore.learners.gradient import ANIL, BOIL, MAML, FirstOrderMAML, MetaSGD, Reptile
+from tasklore.learners.metric import MatchingNetwork, Prototypes
 from tasklore.nets import MLP, Conv4
 from tasklore.registry import learners
 from tasklore.tasks.few_shot import Examples, FewShotSource
@@ -126,3 +129,67 @@ def test_a_broken_promise_is_named(fault: str, complaint: str) -> None:
 def test_learner_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         MAML().inner_steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# What sets learners of one family apart, against plain references
+
+
+def one_task(kind: str = "classification", n: int = 12) -> tuple[TaskSpec, Batch, Context]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(n, 4, generator=generator)
+    spec, y = TaskSpec("classification", (4,), 3), torch.arange(n) % 3
+    if kind == "regression":
+        spec, y = TaskSpec("regression", (4,), 2), torch.randn(n, 2, generator=generator)
+    return spec, Batch(x, y, torch.ones(n)), Context(spec, torch.tensor(0), training=True)
+
+
+@pytest.mark.parametrize(
+    ("learner", "moves"), [(ANIL, {"layer1"}), (BOIL, {"layer0"}), (MAML, {"layer0", "layer1"})]
+)
+def test_only_the_named_layers_move(learner: type[MAML], moves: set[str]) -> None:
+    spec, support, context = one_task()
+    chosen = learner(MLP((5,)), inner_steps=3, step_size=0.5)
+    params = chosen.init(spec, torch.Generator().manual_seed(0))
+    adapted = chosen.adapt(params, support, context)
+    moved = {name.split(".")[0] for name, w in params.items() if not torch.equal(adapted[name], w)}
+    assert moved == moves
+
+
+def test_meta_sgd_starts_as_maml_and_learns_its_rates() -> None:
+    spec, support, context = one_task()
+    plain, learned = (kind(MLP((5,)), inner_steps=3, step_size=0.3) for kind in (MAML, MetaSGD))
+    params = learned.init(spec, torch.Generator().manual_seed(0))
+    weights = plain.init(spec, torch.Generator().manual_seed(0))
+    one, other = plain.adapt(weights, support, context), learned.adapt(params, support, context)
+    assert one.keys() == other.keys(), "step sizes are not part of what was adapted"
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    halted = params | {"rate/layer0.weight": torch.zeros_like(params["rate/layer0.weight"])}
+    assert torch.equal(learned.adapt(halted, support, context)["layer0.weight"], params["layer0.weight"])
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_the_ridge_head_solves_ridge_regression(kind: str) -> None:
+    """The dual solution that it uses, against the primal one of scikit-learn."""
+    spec, support, context = one_task(kind)
+    head = RidgeHead(MLP((6,)), penalty=0.7)
+    params = head.init(spec, torch.Generator().manual_seed(0))
+    features = head.net.apply({name: w for name, w in params.items() if "layer" in name}, support.inputs)[0]
+    z = torch.cat([features, torch.ones(len(features), 1)], 1).numpy()
+    y = torch.eye(3)[support.y].numpy() if kind == "classification" else support.y.numpy()
+    expected = Ridge(alpha=0.7, fit_intercept=False).fit(z, y).predict(z)
+    scale = 10.0 if kind == "classification" else 1.0
+    found = head.predict(head.adapt(params, support, context), support.inputs)
+    np.testing.assert_allclose(found.numpy(), scale * expected, rtol=1e-3, atol=1e-4)
+
+
+def test_matching_is_attention_over_the_support() -> None:
+    spec, support, context = one_task()
+    learner = MatchingNetwork(MLP((6,)), temperature=0.2)
+    params = learner.init(spec, torch.Generator().manual_seed(0))
+    queries = Inputs(torch.randn(5, 4, generator=torch.Generator().manual_seed(9)), torch.ones(5))
+    found = learner.predict(learner.adapt(params, support, context), queries).softmax(1)
+    weights = {name: w for name, w in params.items() if "layer" in name}
+    embedded, known = (learner.net.apply(weights, part)[0] for part in (queries, support.inputs))
+    cosines = torch.nn.functional.cosine_similarity(embedded[:, None], known[None], dim=2)
+    expected = (cosines / 0.2).softmax(1) @ torch.eye(3)[support.y]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

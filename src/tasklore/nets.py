@@ -64,6 +64,10 @@ class Net(abc.ABC):
             Means and variances that were used; empty for a net that does not normalise.
         """
 
+    def output_layer(self, params: Params) -> frozenset[str]:
+        """Name the tensors of the output layer; none for a net that gives its features."""
+        return frozenset(name for name in params if name.startswith("head."))
+
 
 @nets.register("identity")
 @dataclass(frozen=True)
@@ -117,6 +121,9 @@ class MLP(Net):
             if i < len(self.hidden):
                 x = x.relu()
         return x, {}
+
+    def output_layer(self, params: Params) -> frozenset[str]:
+        return frozenset(name for name in params if name.startswith(f"layer{len(self.hidden)}."))
 
 
 @nets.register("conv4")

@@ -21,7 +21,6 @@ from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailu
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, MetaGradient, adapt_tasks, predict_tasks, rule_for
-from .nets import Net
 from .optimizers import SGD, Adam, Optimizer
 from .registry import learners
 from .scores import Score
@@ -474,17 +473,11 @@ def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batc
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         weights, moments = optimizer.update(weights, dict(zip(leaves, slopes, strict=True)), moments)
     start = learner.init(source.spec, Generator().manual_seed(settings.seed))
-    head = _output_layer(net, spec) if spec.kind == "classification" else set[str]()
+    head = net.output_layer(weights) if spec.kind == "classification" else frozenset[str]()
     return {
         name: torch.zeros_like(tensor) if name in head else weights.get(name, tensor).detach()
         for name, tensor in start.items()
     }
-
-
-def _output_layer(net: Net, spec: TaskSpec) -> set[str]:
-    """Name the tensors whose shape depends on the number of outputs."""
-    small, large = (net.init(spec.input_shape, n, Generator().manual_seed(0)) for n in (2, 3))
-    return {name for name in small if small[name].shape != large[name].shape}
 
 
 def _judged_at_once(state: MetaState) -> int:

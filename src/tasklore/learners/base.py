@@ -24,6 +24,7 @@ __all__ = [
     "Tags",
     "hide_absent",
     "named_statistics",
+    "one_hot",
     "present_classes",
     "weights_and_statistics",
 ]
@@ -184,8 +185,12 @@ def named_statistics(statistics: Params) -> Params:
 
 def present_classes(support: Batch, n_outputs: int) -> Tensor:
     """Return which classes have a real example, as 0 or 1, shape (n_outputs,)."""
-    members = F.one_hot(support.y, n_outputs).to(support.mask.dtype) * support.mask.unsqueeze(1)  # (n, c)
-    return members.amax(0)
+    return one_hot(support, n_outputs).amax(0)
+
+
+def one_hot(support: Batch, n_outputs: int) -> Tensor:
+    """Return which class each example is of, as 0 or 1, shape (n, n_outputs); nothing but 0 for padding."""
+    return F.one_hot(support.y, n_outputs).to(support.mask.dtype) * support.mask.unsqueeze(1)
 
 
 def hide_absent(logits: Tensor, present: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from ..optimizers import Adam, Optimizer
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
-from .base import PRESENT, Learner, Tags, hide_absent
+from .base import PRESENT, Learner, Tags, hide_absent, one_hot
 from .gradient import GradientLearner
 
 __all__ = ["FineTuning", "FromScratch", "LogisticBaseline", "NearestCentroid", "RidgeBaseline"]
@@ -74,9 +74,7 @@ class NearestCentroid(Learner):
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         x = support.x.flatten(1)
-        members = F.one_hot(support.y, context.spec.n_outputs).to(x.dtype) * support.mask.unsqueeze(
-            1
-        )  # (n, c)
+        members = one_hot(support, context.spec.n_outputs)  # (n, c)
         counts = members.sum(0)
         centroids = (members.T @ x) / counts.clamp(min=1).unsqueeze(1)  # (c, d)
         return {"task/centroids": centroids, PRESENT: (counts > 0).to(x.dtype)}

@@ -15,7 +15,10 @@ from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import PRESENT, Learner, hide_absent, named_statistics, present_classes, weights_and_statistics
 
-__all__ = ["MAML", "FirstOrderMAML", "GradientLearner", "Reptile"]
+__all__ = ["ANIL", "BOIL", "MAML", "FirstOrderMAML", "GradientLearner", "MetaSGD", "Reptile"]
+
+RATE = "rate/"
+"""What the names of learned step sizes begin with."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,34 @@ class GradientLearner(Learner):
         self.check_spec(spec)
         return self.net.init(spec.input_shape, spec.n_outputs, generator)
 
+    def moving(self, weights: Params) -> Params:
+        """Return the weights that the inner steps change; the others stay as they were meta-learned."""
+        return weights
+
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         present = None
         if context.spec.kind == "classification":
             present = present_classes(support, context.spec.n_outputs)
 
-        def support_loss(weights: Params) -> Tensor:
-            outputs, _ = self.net.apply(weights, support.inputs)
+        weights = {name: tensor for name, tensor in params.items() if not name.startswith(RATE)}
+        rates = {name.removeprefix(RATE): w for name, w in params.items() if name.startswith(RATE)}
+
+        def support_loss(moving: Params) -> Tensor:
+            outputs, _ = self.net.apply(weights | moving, support.inputs)
             return self.loss(outputs if present is None else hide_absent(outputs, present), support)
 
         n_steps = self.inner_steps if context.training or self.test_steps is None else self.test_steps
-        weights, state = params, self.inner.init(params)
+        moving = self.moving(weights)
+        state = self.inner.init(moving)
         for _ in range(n_steps):
-            gradient = torch.func.grad(support_loss)(weights)
+            gradient = torch.func.grad(support_loss)(moving)
             if not self.differentiates_steps:
                 gradient = {name: g.detach() for name, g in gradient.items()}
-            weights, state = self.inner.update(weights, gradient, state)
+            if rates:  # then the inner optimiser's own rate is 1
+                gradient = {name: rates[name] * g for name, g in gradient.items()}
+            moving, state = self.inner.update(moving, gradient, state)
 
+        weights |= moving
         adapted = dict(weights)
         if present is not None:
             adapted[PRESENT] = present
@@ -122,6 +136,82 @@ class MAML(GradientLearner):
     @property
     def inner(self) -> Optimizer:
         return SGD(self.step_size)
+
+
+@learners.register("anil")
+@dataclass(frozen=True)
+class ANIL(MAML):
+    """Almost no inner loop: MAML whose inner steps change the output layer only.
+
+    The body is meta-learned as features that serve every task; its meta-gradient still runs through the steps
+    of the output layer.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`.
+
+    References
+    ----------
+    Raghu, Raghu, Bengio, Vinyals: Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of
+    MAML, ICLR 2020, section 4.1.
+    """
+
+    def moving(self, weights: Params) -> Params:
+        head = self.net.output_layer(weights)
+        return {name: tensor for name, tensor in weights.items() if name in head}
+
+
+@learners.register("boil")
+@dataclass(frozen=True)
+class BOIL(MAML):
+    """Body only in the inner loop: MAML whose output layer stays as it was meta-learned.
+
+    The features of a task must move towards fixed class directions, instead of a read-out towards fixed
+    features.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`.
+
+    References
+    ----------
+    Oh, Yoo, Kim, Yun: BOIL: Towards Representation Change for Few-shot Learning, ICLR 2021, section 3.
+    """
+
+    def moving(self, weights: Params) -> Params:
+        head = self.net.output_layer(weights)
+        return {name: tensor for name, tensor in weights.items() if name not in head}
+
+
+@learners.register("meta-sgd")
+@dataclass(frozen=True)
+class MetaSGD(MAML):
+    """MAML that meta-learns a step size for every weight, its sign included.
+
+    The inner step is ``w − α ∘ ∇L_support(w)`` with ``α`` as large as ``w``; both are meta-learned.
+
+    Parameters
+    ----------
+    net, inner_steps, test_steps, transductive
+        See :class:`GradientLearner`.
+    step_size : float
+        Where the step sizes start.
+
+    References
+    ----------
+    Li, Zhou, Chen, Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017, equation 3.
+    """
+
+    @property
+    def inner(self) -> Optimizer:
+        return SGD(1.0)
+
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        weights = super().init(spec, generator)
+        rates = {RATE + name: torch.full_like(w, self.step_size) for name, w in weights.items()}
+        return weights | rates
 
 
 @learners.register("fomaml")
