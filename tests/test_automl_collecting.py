@@ -11,6 +11,7 @@ import tasklore.apps.automl.collecting as collecting
 from tasklore.apps.automl.collecting import Collecting, Dataset, collect, read_manifest
 from tasklore.apps.automl.losses import log_loss
 from tasklore.apps.automl.pipelines import Candidate, Kind
+from tasklore.apps.automl.portfolio import build_portfolio, read_experience
 from tasklore.apps.automl.space import candidates
 from tasklore.artifacts import load_artifact
 from tasklore.errors import InvalidData, InvalidSetting
@@ -93,3 +94,21 @@ def test_what_cannot_be_collected_is_told(manifest: Path, tmp_path: Path) -> Non
     (tmp_path / "bad.csv").write_text("name,file\n")
     with pytest.raises(InvalidData, match="lacks the columns family, task"):
         read_manifest(tmp_path / "bad.csv")
+
+
+def test_the_command(manifest: Path, tmp_path: Path, home: Path) -> None:
+    from typer.testing import CliRunner
+
+    from tasklore.cli import app
+
+    table = pd.read_csv(manifest)
+    table[table["name"] == "diabetes"].to_csv(manifest, index=False)
+    command = ["collect", str(manifest), "--rows", "60", "--seconds", "60"]
+    first = CliRunner().invoke(app, command)
+    assert "1 of 1 data sets were added" in first.output, first.output
+    assert "0 of 1 data sets were added" in CliRunner().invoke(app, command).output
+    with open_store() as store:
+        experience = read_experience(store, home / "artifacts", "regression")
+    assert [measured.name for measured in experience] == ["diabetes"]
+    assert build_portfolio(experience)[0] in FEW
+    assert experience[0].trivial == pytest.approx(1.0, abs=0.2)

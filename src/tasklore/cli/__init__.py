@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from .. import __version__, errors
-from . import apply, listing, lore, running
+from . import apply, automl, listing, lore, running
 
 __all__ = ["app", "main"]
 
@@ -60,6 +60,7 @@ app.command("run")(running.run)
 app.command("evaluate")(running.evaluate)
 app.command("adapt")(apply.adapt)
 app.command("predict")(apply.predict)
+app.command("collect")(automl.collect)
 app.command("learners")(listing.learners)
 app.command("tasks")(listing.tasks)
 app.command("check")(listing.check)
