@@ -123,6 +123,7 @@ ROWS: tuple[Row, ...] = (
         )
         for learner in ("anil", "boil", "meta-sgd")
     ),
+    row("sinusoid", "imaml", SINUSOID, {"stop": {"minutes": 6.0}}),
     row("sinusoid", "ridge-head", SINUSOID, {"stop": {"minutes": 6.0}}),
     row(
         "omniglot",

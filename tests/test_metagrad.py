@@ -1,11 +1,15 @@
 """Meta-gradients against references written by hand, without torch.func and without Tasklore."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor
 
-from tasklore.learners.gradient import MAML, FirstOrderMAML, Reptile
-from tasklore.metagrad import rule_for
+from tasklore.errors import InvalidSetting
+from tasklore.learners.gradient import MAML, FirstOrderMAML, ImplicitMAML, Reptile
+from tasklore.metagrad import Backprop, Implicit, rule_for
 from tasklore.nets import MLP
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
@@ -109,3 +113,64 @@ def test_second_order_differs_from_first_order() -> None:
     params, data = start(torch.float64), episodes(torch.float64)
     second, first = (reference(kind, params, data, 3) for kind in ("maml", "fomaml"))
     assert max(float((a - b).abs().max()) for a, b in zip(second, first, strict=True)) > 1e-3
+
+
+def test_the_implicit_gradient_solves_the_dense_system() -> None:
+    """Against the Hessian written out as a matrix, at the minimum that the inner steps reach."""
+    spec = TaskSpec("regression", (3,), 1)
+    # With a weaker pull one task would end on a kink of the ReLU, where there is no Hessian.
+    learner = ImplicitMAML(MLP((4,)), inner_steps=300, step_size=0.1, penalty=5.0)
+    params = start_of(learner, spec)
+    support, query = episodes(torch.float64)
+    context = Context(spec, torch.arange(N_TASKS), training=True)
+    found = Implicit(tasks_at_once=2, steps=60)(learner, params, Episode(support, query), context)
+    names, sizes = list(params), [w.numel() for w in params.values()]
+
+    def unflat(vector: Tensor) -> Params:
+        parts = vector.split(sizes)
+        return {name: part.view_as(params[name]) for name, part in zip(names, parts, strict=True)}
+
+    def of_task(task: int) -> Tensor:
+        one, other = (Batch(*(part[task] for part in side)) for side in (support, query))
+        here = Context(spec, torch.tensor(task), training=True)
+        adapted = learner.adapt(params, one, here)
+        flat = torch.cat([adapted[name].flatten() for name in names]).detach().requires_grad_()
+        hessian: Tensor = torch.autograd.functional.hessian(  # pyright: ignore[reportAssignmentType]
+            lambda v: learner.support_loss(unflat(v), one, here), flat
+        )
+        loss = learner.loss(learner.predict(unflat(flat), other.inputs), other)
+        (slope,) = torch.autograd.grad(loss, flat)
+        return torch.linalg.solve(torch.eye(len(flat), dtype=torch.float64) + hessian / 5.0, slope)
+
+    expected = torch.stack([of_task(task) for task in range(N_TASKS)]).sum(0)
+    total = torch.cat([found.total[name].flatten() for name in names])
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=1e-8)
+    # And it is what differentiating through the steps gives, since they have converged.
+    through = Backprop(1)(Through(learner), params, Episode(support, query), context)
+    whole = torch.cat([through.total[name].flatten() for name in names])
+    torch.testing.assert_close(total, whole, rtol=1e-6, atol=1e-8)
+
+
+def start_of(learner: ImplicitMAML, spec: TaskSpec) -> Params:
+    params = learner.init(spec, torch.Generator().manual_seed(1))
+    return {name: tensor.to(torch.float64) for name, tensor in params.items()}
+
+
+@dataclass(frozen=True)
+class Through(ImplicitMAML):
+    """The same inner steps, differentiated."""
+
+    differentiates_steps: ClassVar[bool] = True
+
+    def __init__(self, like: ImplicitMAML) -> None:
+        super().__init__(like.net, like.inner_steps, like.step_size, penalty=like.penalty)
+
+
+def test_the_implicit_rule_needs_a_pull() -> None:
+    spec = TaskSpec("regression", (3,), 1)
+    with pytest.raises(InvalidSetting, match="MAML is not"):
+        Implicit()(
+            MAML(MLP((4,))), start(torch.float32), episodes(torch.float32), Context(spec, torch.arange(4))
+        )
+    with pytest.raises(InvalidSetting, match="penalty must be positive"):
+        ImplicitMAML(penalty=0.0)

@@ -7,9 +7,9 @@ import torch
 
 from tasklore.errors import CheckFailed
 from tasklore.learners.base import Learner
-from tasklore.learners.gradient import MAML, FirstOrderMAML, Reptile
+from tasklore.learners.gradient import MAML, FirstOrderMAML, ImplicitMAML, Reptile
 from tasklore.learners.metric import Prototypes
-from tasklore.metagrad import Backprop, MetaGradient, Rule, TowardsAdapted
+from tasklore.metagrad import Backprop, Implicit, MetaGradient, Rule, TowardsAdapted
 from tasklore.nets import MLP
 from tasklore.tasks.source import TaskSource
 from tasklore.testing.learner import toy_source
@@ -25,10 +25,11 @@ from tasklore.types import Context, Episode, Params
         (Backprop, FirstOrderMAML(MLP((16,)), inner_steps=2)),
         (Backprop, Prototypes(MLP((16,)))),
         (TowardsAdapted, Reptile(MLP((16,)), step_size=0.01)),
+        (Implicit, ImplicitMAML(MLP((16,)))),
     ],
 )
 def test_rules_keep_their_promises(
-    rule: type[Backprop] | type[TowardsAdapted], learner: Learner, tasks_at_once: int
+    rule: type[Backprop] | type[TowardsAdapted] | type[Implicit], learner: Learner, tasks_at_once: int
 ) -> None:
     source: TaskSource | None = toy_source(learner) if isinstance(learner, Prototypes) else None
     passed = check_rule(rule(tasks_at_once), learner, source)

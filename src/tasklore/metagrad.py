@@ -16,15 +16,18 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import InvalidSetting
 from .learners.base import Learner
+from .learners.gradient import GradientLearner
 from .types import Adapted, Batch, Context, Episode, Inputs, Params
 
 __all__ = [
     "AdaptedTasks",
     "Backprop",
+    "Implicit",
     "MetaGradient",
     "Rule",
     "TowardsAdapted",
     "adapt_tasks",
+    "conjugate_gradients",
     "predict_tasks",
     "rule_for",
 ]
@@ -128,11 +131,106 @@ class TowardsAdapted(Rule):
         return MetaGradient(total or {}, float(len(context.key)), torch.cat(losses))
 
 
+@dataclass(frozen=True)
+class Implicit(Rule):
+    """Differentiate the minimum that adaptation finds, not the way to it (iMAML).
+
+    With ``w`` the adapted weights, ``g = (I + H/λ)⁻¹ ∇L_query(w)`` is found by conjugate gradients; each of
+    their steps needs one product of the support loss's Hessian ``H`` with a vector.
+
+    Parameters
+    ----------
+    tasks_at_once : int
+        As for :class:`Backprop`.
+    steps : int
+        Of conjugate gradients. Five are what the paper uses; the solution is exact after as many as there are
+        weights.
+
+    References
+    ----------
+    Rajeswaran, Finn, Kakade, Levine, NeurIPS 2019, equation 6 and section 3.1.
+    """
+
+    tasks_at_once: int = 1
+    steps: int = 5
+
+    def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
+        if not isinstance(learner, GradientLearner) or not learner.pull:
+            raise InvalidSetting(
+                f"the implicit rule needs a learner that is pulled towards its start, such as ImplicitMAML; "
+                f"{type(learner).__name__} is not"
+            )
+        total: Params | None = None
+        losses: list[Tensor] = []
+
+        def gradient(episode: Episode, key: Tensor) -> tuple[Params, Tensor]:
+            support, query = episode
+            here = _with_key(context, key)
+            adapted = learner.adapt(params, support, here)
+            weights = {name: adapted[name] for name in params}
+
+            def query_loss(weights: Params) -> Tensor:
+                return learner.loss(
+                    learner.predict(learner.finished(weights, support, here), query.inputs), query
+                )
+
+            # The Hessian is symmetric: multiplying from the left, in reverse mode, gives the same.
+            slopes = torch.func.grad(lambda w: learner.support_loss(w, support, here))
+            _, times_hessian = torch.func.vjp(slopes, weights)
+
+            def product(vector: Params) -> Params:
+                (bent,) = times_hessian(vector)
+                return {name: vector[name] + bent[name] / learner.pull for name in vector}
+
+            wanted, loss = torch.func.grad_and_value(query_loss)(weights)
+            return conjugate_gradients(product, wanted, self.steps), loss
+
+        with torch.no_grad():
+            for chunk, keys in _chunks(episodes, context.key, self.tasks_at_once):
+                solved, each = _map_tasks(gradient, chunk, keys)
+                total = _add(total, {name: tensor.sum(0) for name, tensor in solved.items()})
+                losses.append(each)
+        return MetaGradient(total or {}, float(len(context.key)), torch.cat(losses))
+
+
+def conjugate_gradients(product: Callable[[Params], Params], wanted: Params, n_steps: int) -> Params:
+    """Return an approximate solution ``x`` of ``A x = wanted``, starting at zero.
+
+    Parameters
+    ----------
+    product : callable Params -> Params
+        Multiplies with the symmetric positive definite matrix ``A``.
+    wanted : Params
+    n_steps : int
+
+    References
+    ----------
+    Shewchuk: An Introduction to the Conjugate Gradient Method Without the Agonizing Pain, 1994, B2.
+    """
+    found = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
+    residual = direction = wanted
+    size = _dot(residual, residual)
+    for _ in range(n_steps):
+        image = product(direction)
+        curvature = _dot(direction, image)
+        # Where the Hessian is so negative that the matrix is not positive definite, or all is solved, stay.
+        length = torch.where((curvature > 0) & (size > 0), size / curvature, 0.0)
+        found = {name: tensor + length * direction[name] for name, tensor in found.items()}
+        residual = {name: tensor - length * image[name] for name, tensor in residual.items()}
+        before, size = size, _dot(residual, residual)
+        share = torch.where(before > 0, size / before, 0.0)
+        direction = {name: tensor + share * direction[name] for name, tensor in residual.items()}
+    return found
+
+
+def _dot(one: Params, other: Params) -> Tensor:
+    return torch.stack([(tensor * other[name]).sum() for name, tensor in one.items()]).sum()
+
+
 def rule_for(learner: Learner, tasks_at_once: int) -> Rule:
     """Return the rule that ``learner`` asks for."""
-    return {"backprop": Backprop, "towards_adapted": TowardsAdapted}[learner.rule](
-        _at_once(learner, tasks_at_once)
-    )
+    rules = {"backprop": Backprop, "towards_adapted": TowardsAdapted, "implicit": Implicit}
+    return rules[learner.rule](_at_once(learner, tasks_at_once))
 
 
 class AdaptedTasks(NamedTuple):

@@ -8,7 +8,7 @@ tasks can be learned at once, in any order, on any machine.
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 __all__ = [
     "PRESENT",
     "Learner",
+    "Rules",
     "Tags",
     "hide_absent",
     "named_statistics",
@@ -28,6 +29,10 @@ __all__ = [
     "present_classes",
     "weights_and_statistics",
 ]
+
+
+Rules: TypeAlias = Literal["backprop", "towards_adapted", "implicit"]
+"""The ways in which params move, see :mod:`tasklore.metagrad`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Tags:
 class Learner(abc.ABC):
     """A way of learning one task from its support, given what was learned from past tasks."""
 
-    rule: ClassVar[Literal["backprop", "towards_adapted"]] = "backprop"
+    rule: ClassVar[Rules] = "backprop"
     """How params move, see :mod:`tasklore.metagrad`."""
 
     tags: ClassVar[Tags] = Tags()
@@ -190,7 +195,9 @@ def present_classes(support: Batch, n_outputs: int) -> Tensor:
 
 def one_hot(support: Batch, n_outputs: int) -> Tensor:
     """Return which class each example is of, as 0 or 1, shape (n, n_outputs); nothing but 0 for padding."""
-    return F.one_hot(support.y, n_outputs).to(support.mask.dtype) * support.mask.unsqueeze(1)
+    # Not F.one_hot, which looks at values and so fails inside nested transforms.
+    members = support.y.unsqueeze(1) == torch.arange(n_outputs, device=support.y.device)  # (n, n_outputs)
+    return members.to(support.mask.dtype) * support.mask.unsqueeze(1)
 
 
 def hide_absent(logits: Tensor, present: Tensor) -> Tensor:

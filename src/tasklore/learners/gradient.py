@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -13,9 +13,17 @@ from ..nets import MLP, Net
 from ..optimizers import SGD, Adam, Optimizer
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
-from .base import PRESENT, Learner, hide_absent, named_statistics, present_classes, weights_and_statistics
+from .base import (
+    PRESENT,
+    Learner,
+    Rules,
+    hide_absent,
+    named_statistics,
+    present_classes,
+    weights_and_statistics,
+)
 
-__all__ = ["ANIL", "BOIL", "MAML", "FirstOrderMAML", "GradientLearner", "MetaSGD", "Reptile"]
+__all__ = ["ANIL", "BOIL", "MAML", "FirstOrderMAML", "GradientLearner", "ImplicitMAML", "MetaSGD", "Reptile"]
 
 RATE = "rate/"
 """What the names of learned step sizes begin with."""
@@ -76,33 +84,43 @@ class GradientLearner(Learner):
         """Return the weights that the inner steps change; the others stay as they were meta-learned."""
         return weights
 
-    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
-        present = None
-        if context.spec.kind == "classification":
-            present = present_classes(support, context.spec.n_outputs)
+    @property
+    def pull(self) -> float:
+        """The weight λ of a term ``λ/2 ‖w − start‖²`` in what the inner steps lower."""
+        return 0.0
 
+    def support_loss(self, weights: Params, support: Batch, context: Context) -> Tensor:
+        """Return what the inner steps lower, without the pull towards the start."""
+        outputs, _ = self.net.apply(weights, support.inputs)
+        if context.spec.kind == "classification":
+            outputs = hide_absent(outputs, present_classes(support, context.spec.n_outputs))
+        return self.loss(outputs, support)
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         weights = {name: tensor for name, tensor in params.items() if not name.startswith(RATE)}
         rates = {name.removeprefix(RATE): w for name, w in params.items() if name.startswith(RATE)}
-
-        def support_loss(moving: Params) -> Tensor:
-            outputs, _ = self.net.apply(weights | moving, support.inputs)
-            return self.loss(outputs if present is None else hide_absent(outputs, present), support)
-
+        slopes = torch.func.grad(lambda moving: self.support_loss(weights | moving, support, context))
         n_steps = self.inner_steps if context.training or self.test_steps is None else self.test_steps
-        moving = self.moving(weights)
+        start = moving = self.moving(weights)
         state = self.inner.init(moving)
         for _ in range(n_steps):
-            gradient = torch.func.grad(support_loss)(moving)
+            gradient: Params = slopes(moving)
             if not self.differentiates_steps:
                 gradient = {name: g.detach() for name, g in gradient.items()}
+            if self.pull:
+                gradient = {
+                    name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
+                }
             if rates:  # then the inner optimiser's own rate is 1
                 gradient = {name: rates[name] * g for name, g in gradient.items()}
             moving, state = self.inner.update(moving, gradient, state)
+        return self.finished(weights | moving, support, context)
 
-        weights |= moving
+    def finished(self, weights: Params, support: Batch, context: Context) -> Adapted:
+        """Return what is known of a task whose weights have been found."""
         adapted = dict(weights)
-        if present is not None:
-            adapted[PRESENT] = present
+        if context.spec.kind == "classification":
+            adapted[PRESENT] = present_classes(support, context.spec.n_outputs)
         if not self.transductive:
             _, statistics = self.net.apply(weights, support.inputs)
             adapted |= named_statistics(statistics)
@@ -214,6 +232,50 @@ class MetaSGD(MAML):
         return weights | rates
 
 
+@learners.register("imaml")
+@dataclass(frozen=True)
+class ImplicitMAML(GradientLearner):
+    """MAML whose meta-gradient does not run through the inner steps (iMAML).
+
+    The inner steps lower ``L_support(w) + λ/2 ‖w − start‖²``. At its minimum the meta-gradient follows from
+    the implicit function theorem, whatever way led there: it is the solution ``g`` of
+    ``(I + H/λ) g = ∇L_query(w)``, with ``H`` the Hessian of the support loss, found by conjugate gradients
+    (:class:`tasklore.metagrad.Implicit`). Memory does not grow with the number of inner steps.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`.
+    penalty : float
+        λ: the larger, the nearer a task stays to the start.
+
+    References
+    ----------
+    Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, NeurIPS 2019, equations 3 and 6
+    and algorithm 2.
+    """
+
+    rule: ClassVar[Rules] = "implicit"
+    differentiates_steps: ClassVar[bool] = False
+
+    inner_steps: int = 16
+    step_size: float = 0.05
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.penalty > 0:
+            raise InvalidSetting(f"penalty must be positive, got {self.penalty}")
+
+    @property
+    def inner(self) -> Optimizer:
+        return SGD(self.step_size)
+
+    @property
+    def pull(self) -> float:
+        return self.penalty
+
+
 @learners.register("fomaml")
 @dataclass(frozen=True)
 class FirstOrderMAML(GradientLearner):
@@ -258,7 +320,7 @@ class Reptile(GradientLearner):
     Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018, algorithm 1.
     """
 
-    rule: ClassVar[Literal["backprop", "towards_adapted"]] = "towards_adapted"
+    rule: ClassVar[Rules] = "towards_adapted"
     differentiates_steps: ClassVar[bool] = False
 
     inner_steps: int = 5
