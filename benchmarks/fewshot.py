@@ -77,6 +77,13 @@ OMNIGLOT = {
     "train": {"n_validation": 200, "patience": 2},
     "test": {"shots": [1, 5], "n_tasks": 600, "inner_steps": [0, 1, 3, 5], "baselines": False},
 }
+PRETRAINED = {
+    "learning_rate": 2e-3,
+    "averaging": 0.998,
+    "initial": "pretrained",
+    "pretrain_steps": 2000,
+    "execution": "vectorised",
+}
 MAML_ON_OMNIGLOT = {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True}
 
 
@@ -157,15 +164,7 @@ ROWS: tuple[Row, ...] = (
         {
             "tasks": {"train_queries": 2},
             "learner": MAML_ON_OMNIGLOT,
-            "train": {
-                "n_tasks": 16,
-                "steps": 300,
-                "learning_rate": 2e-3,
-                "averaging": 0.998,
-                "initial": "pretrained",
-                "pretrain_steps": 2000,
-                "execution": "vectorised",
-            },
+            "train": PRETRAINED | {"n_tasks": 16, "steps": 300},
             "stop": {"minutes": 33.0},
         },
         "98.7 / 99.9 (Finn et al. 2017, 5-way 1-shot / 5-shot)",
@@ -175,17 +174,11 @@ ROWS: tuple[Row, ...] = (
         "maml",
         OMNIGLOT,
         {
-            "tasks": {"n_ways": 20, "train_queries": 1},
+            "tasks": {"n_ways": 20, "train_queries": 2},
             "learner": MAML_ON_OMNIGLOT,
-            "train": {
-                "n_tasks": 4,
-                "steps": 200,
-                "learning_rate": 2e-3,
-                "averaging": 0.998,
-                "n_validation": 60,
-            },
+            "train": PRETRAINED | {"n_tasks": 4, "steps": 150, "n_validation": 50},
             "test": {"inner_steps": []},
-            "stop": {"minutes": 40.0},
+            "stop": {"minutes": 10.0},
         },
         "95.8 / 98.9 (Finn et al. 2017, 20-way 1-shot / 5-shot)",
         ("nearest-centroid", "logistic-regression"),
@@ -208,11 +201,11 @@ ROWS: tuple[Row, ...] = (
         "maml",
         OMNIGLOT,
         {
-            "tasks": {"split": "alphabets", "train_queries": 1},
+            "tasks": {"split": "alphabets", "train_queries": 2},
             "learner": MAML_ON_OMNIGLOT,
-            "train": {"n_tasks": 16, "steps": 200, "learning_rate": 2e-3, "averaging": 0.998},
+            "train": PRETRAINED | {"n_tasks": 16, "steps": 300},
             "test": {"inner_steps": []},
-            "stop": {"minutes": 40.0},
+            "stop": {"minutes": 10.0},
         },
     ),
 )
