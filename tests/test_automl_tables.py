@@ -74,7 +74,7 @@ def test_the_canonical_table() -> None:
     assert table.index.tolist() == list(range(60))
     assert table["count"].dtype == np.float64
     assert table["maybe"].tolist()[:3] == [MISSING, "True", "False"]
-    assert table["day"].dtype == "datetime64[ns]"
+    assert table["day"].dtype == "datetime64[us]"
     assert table["noted"].tolist()[0] == datetime.datetime(2023, 1, 10)
     infinite = Schema.of([[1.0], [2.0]]).table([[np.inf], [1.0]])
     assert np.isnan(infinite.iloc[0, 0])
@@ -110,6 +110,48 @@ def test_doubled_names_are_told_apart() -> None:
     assert schema.table(frame)["a (2)"].tolist() == [2.0, 5.0]
 
 
+def test_a_made_up_name_never_meets_a_given_one() -> None:
+    frame = pd.DataFrame([[1, 2, 3, 4], [5, 6, 7, 8]], columns=["a", "a", "a (2)", "a"])
+    schema = Schema.of(frame)
+    assert [column.name for column in schema.columns] == ["a", "a (3)", "a (2)", "a (4)"]
+    np.testing.assert_array_equal(schema.table(frame), frame)
+
+
+def test_dates_beyond_nanoseconds() -> None:
+    written = ["1066-10-14", "9999-12-31", None, "2024-02-29"]
+    schema = Schema.of(pd.DataFrame({"until": written}))
+    assert schema.columns[0].kind == "date"
+    years = schema.table(pd.DataFrame({"until": written}))["until"].dt.year
+    np.testing.assert_array_equal(years, [1066, 9999, np.nan, 2024])
+
+
+def test_levels_keep_their_names_beside_gaps() -> None:
+    """A gap turns whole numbers and truth values into floats when a file is read."""
+    schema = Schema.of(pd.DataFrame({"grade": pd.Categorical([1, 2, 3]), "paid": [True, False, True]}))
+    later = schema.table(pd.DataFrame({"grade": [1.0, None, 3.0], "paid": [1.0, None, 0.0]}))
+    assert later["grade"].tolist() == ["1", MISSING, "3"]
+    assert later["paid"].tolist() == ["True", MISSING, "False"]
+    written = schema.table(pd.DataFrame({"grade": ["1", "2.5"], "paid": ["TRUE", "false"]}))
+    assert written["grade"].tolist() == ["1", "2.5"]
+    assert written["paid"].tolist() == ["True", "False"]
+
+
+def test_plain_numbers_are_described_as_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 50, (300, 6)).astype(float)
+    x[rng.random(x.shape) < 0.2] = np.nan
+    x[:, 4], x[:, 5], x[0, 5] = np.nan, np.inf, 3.0
+    together = Schema.of(pd.DataFrame(x, columns=list("abcdef")))
+    apart = Schema.of(pd.DataFrame({name: pd.array(x[:, i], "Float64") for i, name in enumerate("abcdef")}))
+    for one, other in zip(together.columns, apart.columns, strict=True):
+        assert (one.name, one.kind, one.n_unique) == (other.name, other.kind, other.n_unique)
+        assert one.missing == pytest.approx(other.missing)
+    rare = np.zeros((100_000, 1))
+    rare[77_777] = 1.0
+    assert Schema.of(rare).columns[0].n_unique == 2
+    assert Schema.of(rare).of_kind("number") == ["x0"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -118,6 +160,8 @@ def test_doubled_names_are_told_apart() -> None:
         (np.zeros((0, 2)), "0 sample"),
         (np.zeros((2, 0)), r"0 feature\(s\)"),
         (np.zeros((2, 2), dtype=complex), "Complex data not supported"),
+        (pd.DataFrame({"a": [1.0], "b": [1j]}), "Complex data not supported"),
+        (csr_array((100_000, 100_000)), "sparse matrix of 100000 × 100000"),
     ],
 )
 def test_what_is_no_table_is_refused(given: object, message: str) -> None:

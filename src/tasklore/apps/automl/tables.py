@@ -28,6 +28,8 @@ MISSING = "(missing)"
 """What a category is called where there is none."""
 
 SAMPLE = 1000  # values that a column's kind is guessed from
+COUNTED = 5000  # rows that different numbers are counted in: sorting all would outlast a short budget
+MOST_CELLS = 250_000_000  # of a sparse matrix, which becomes dense: 2 GB
 READABLE = 0.95  # share of them that must be numbers or dates
 LONG_TEXT = 25.0  # mean characters from which on distinct values are text
 DATE = r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*$"
@@ -43,7 +45,8 @@ class Column:
         Unique in its schema.
     kind : {"number", "category", "boolean", "date", "text"}
     n_unique : int
-        Different values, missing ones not counted.
+        Different values, missing ones not counted; of numbers, those in 5,000 rows spread over the table, but
+        at least 2 where there are 2.
     missing : float
         Share of rows without a value.
     """
@@ -82,11 +85,14 @@ class Schema:
         InvalidData
             It is no table, or is empty.
         """
-        columns = [
-            Column(name, kind, int(values.nunique()), float(values.isna().mean()))
-            for name, values, kind in ((name, *_read(raw)) for name, raw in _columns(X))
-        ]
-        return cls(tuple(columns), isinstance(X, pd.DataFrame))
+        frame = _frame(X)
+        names, block = _block(frame, list(frame.columns))
+        found = dict(zip(names, _number_columns(names, block), strict=True))
+        for name in frame.columns:
+            if name not in found:
+                values, kind = _read(frame[name])
+                found[name] = Column(name, kind, int(values.nunique()), float(values.isna().mean()))
+        return cls(tuple(found[name] for name in frame.columns), isinstance(X, pd.DataFrame))
 
     def of_kind(self, *kinds: ColumnKind) -> list[str]:
         """Return the columns of some kinds that tell rows apart: by more than one value, or by gaps."""
@@ -100,7 +106,7 @@ class Schema:
         """Return rows in canonical form.
 
         Numbers become float64 with NaN for what is missing or infinite; categories and booleans text, with
-        ``"(missing)"``; dates ``datetime64[ns]``; text stays text, with ``""``. Columns that are absent are
+        ``"(missing)"``; dates ``datetime64[us]``; text stays text, with ``""``. Columns that are absent are
         missing throughout, with a warning; others that were not there before are left out.
 
         Parameters
@@ -112,16 +118,17 @@ class Schema:
         InvalidData
             It is no table, is empty, or is an array with another number of columns.
         """
-        given = dict(_columns(X))
+        given = _frame(X)
+        wanted = [column.name for column in self.columns]
         if not (self.named and isinstance(X, pd.DataFrame)):  # then places count, not names
-            if len(given) != len(self.columns):
+            if given.shape[1] != len(wanted):
                 raise InvalidData(
-                    f"X has {len(given)} features, but this model is expecting {len(self.columns)} features "
+                    f"X has {given.shape[1]} features, but this model is expecting {len(wanted)} features "
                     "as input: give the same columns"
                 )
-            given = dict(zip((column.name for column in self.columns), given.values(), strict=True))
-        absent = [column.name for column in self.columns if column.name not in given]
-        if len(absent) == len(self.columns):
+            given.columns = wanted
+        absent = [name for name in wanted if name not in given]
+        if len(absent) == len(wanted):
             raise InvalidData(
                 f"X has none of the columns that this model was fitted to; it needs {_some(absent)}"
             )
@@ -132,12 +139,16 @@ class Schema:
                 UserWarning,
                 stacklevel=3,
             )
-        n_rows = len(next(iter(given.values())))
-        parts = {
-            column.name: _canonical(given.get(column.name, pd.Series([None] * n_rows)), column.kind)
-            for column in self.columns
+        kinds: dict[str, ColumnKind] = {column.name: column.kind for column in self.columns}
+        numbers, block = _block(given, [name for name in wanted if kinds[name] == "number" and name in given])
+        table = pd.DataFrame(block, columns=pd.Index(numbers, dtype=object), copy=False)
+        if len(numbers) == len(wanted):
+            return table
+        nothing = pd.Series([None] * len(given), dtype=object)
+        others = {
+            name: _canonical(given.get(name, nothing), kinds[name]) for name in wanted if name not in table
         }
-        return pd.DataFrame(parts, copy=False)
+        return pd.concat([table, pd.DataFrame(others)], axis=1).reindex(columns=wanted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -149,32 +160,81 @@ class Schema:
         return cls(tuple(Column(**column) for column in values["columns"]), bool(values["named"]))
 
 
-def _columns(X: Any) -> Iterator[tuple[str, Values]]:
-    """Yield the columns of a table with unique names, on an index of their own."""
+def _frame(X: Any) -> pd.DataFrame:
+    """Return a table with unique names for its columns, on an index of its own."""
     if isinstance(X, pd.Series):
         raise InvalidData("X is one column; give a table, X.to_frame() perhaps")
     if isinstance(X, pd.DataFrame):
-        frame = X
+        frame = X.reset_index(drop=True)
+        complex_ = any(getattr(dtype, "kind", "") == "c" for dtype in frame.dtypes)
+        labels = [str(label) for label in frame.columns]
     else:
-        array = cast("Any", csr_array(X)).toarray() if issparse(X) else np.asarray(X)
+        array = _dense(X) if issparse(X) else np.asarray(X)
         if array.ndim != 2:
             raise InvalidData(
                 f"X has shape {array.shape}; it needs rows and columns, X.reshape(-1, 1) perhaps"
             )
-        if array.dtype.kind == "c":
-            raise InvalidData("Complex data not supported; give the real and imaginary parts as columns")
-        frame = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+        frame = pd.DataFrame(array, copy=False)
+        complex_ = array.dtype.kind == "c"
+        labels = [f"x{place}" for place in range(array.shape[1])]
+    if complex_:
+        raise InvalidData("Complex data not supported; give the real and imaginary parts as columns")
     if 0 in frame.shape:
         raise InvalidData(
             f"Found array with {frame.shape[0]} sample(s) and {frame.shape[1]} feature(s) "
             f"(shape={frame.shape}) while a minimum of 1 is required."
         )
-    seen = Counter[str]()
-    for place, label in enumerate(frame.columns):
-        name = str(label)
-        seen[name] += 1
-        unique = name if seen[name] == 1 else f"{name} ({seen[name]})"
-        yield unique, frame.iloc[:, place].reset_index(drop=True)
+    frame.columns = _unique(labels)
+    return frame
+
+
+def _dense(X: Any) -> np.ndarray:
+    n_rows, n_columns = X.shape
+    if n_rows * n_columns > MOST_CELLS:
+        raise InvalidData(
+            f"X is a sparse matrix of {n_rows} × {n_columns}; at most {MOST_CELLS:,} cells fit into memory: "
+            "reduce its columns first, with sklearn.decomposition.TruncatedSVD perhaps"
+        )
+    return cast("Any", csr_array(X)).toarray()
+
+
+def _unique(labels: list[str]) -> list[str]:
+    """Tell equal labels apart: the second ``a`` is called ``a (2)``, unless there is one already."""
+    if len(set(labels)) == len(labels):
+        return labels
+    taken, seen = set(labels), Counter[str]()
+    names: list[str] = []
+    for label in labels:
+        seen[label] += 1
+        name = label
+        while seen[label] > 1 and name in taken:
+            name = f"{label} ({seen[label]})"
+            seen[label] += name in taken
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _block(frame: pd.DataFrame, names: list[str]) -> tuple[list[str], np.ndarray]:
+    """Return those of some columns that are plain numbers, all at once: one by one is slow in wide tables."""
+    types = dict(zip(frame.columns, frame.dtypes, strict=True))
+    plain = [name for name in names if isinstance(types[name], np.dtype) and types[name].kind in "iuf"]
+    chosen = frame if plain == list(frame.columns) else frame[plain]
+    block = chosen.to_numpy(dtype=np.float64)
+    finite = np.isfinite(block)
+    return plain, block if finite.all() else np.where(finite, block, np.nan)
+
+
+def _number_columns(names: list[str], block: np.ndarray) -> Iterator[Column]:
+    """Describe columns of numbers, NaN where there is none."""
+    spread = block[:: max(1, -(-len(block) // COUNTED))]
+    ordered = np.sort(spread, axis=0)  # NaN last
+    new = np.concatenate([~np.isnan(ordered[:1]), np.diff(ordered, axis=0) > 0])
+    varies = np.fmax.reduce(block, axis=0) > np.fmin.reduce(block, axis=0)
+    known = ~np.isnan(block)
+    counts = np.maximum(new.sum(0), np.where(varies, 2, known.any(0)))
+    for name, count, share in zip(names, counts, known.mean(0), strict=True):
+        yield Column(name, "number", int(count), float(1 - share))
 
 
 def _read(raw: Values) -> tuple[Values, ColumnKind]:
@@ -223,8 +283,25 @@ def _canonical(raw: Values, kind: ColumnKind) -> Values:
         return _dates(raw)
     missing = raw.isna().to_numpy()
     filler = "" if kind == "text" else MISSING
-    values = np.array([filler if gap else str(v) for v, gap in zip(raw, missing, strict=True)], dtype=object)
+    level = _truth if kind == "boolean" else _level
+    values = np.array(
+        [filler if gap else level(v) for v, gap in zip(raw, missing, strict=True)], dtype=object
+    )
     return pd.Series(values, dtype=object)
+
+
+def _level(value: Any) -> str:
+    """Return a category's name; that of a whole number is the same if a gap elsewhere made it a float."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _truth(value: Any) -> str:
+    """Return ``"True"`` or ``"False"``, however it is written: 1, 1.0, true."""
+    if isinstance(value, int | float | np.number):
+        return str(bool(value))
+    return str(value).strip().capitalize()
 
 
 def _dates(raw: Values) -> Values:
@@ -234,7 +311,7 @@ def _dates(raw: Values) -> Values:
             raw = pd.to_datetime(raw, errors="coerce", format="mixed", utc=True)
     if raw.dt.tz is not None:
         raw = raw.dt.tz_convert("UTC").dt.tz_localize(None)
-    return raw.astype("datetime64[ns]")
+    return raw.astype("datetime64[us]")  # nanoseconds would end in the year 2262, and "never" is often 9999
 
 
 def _some(names: list[str]) -> str:
