@@ -74,6 +74,20 @@ def test_everything_is_remembered_once(manifest: Path, tmp_path: Path) -> None:
     assert measured["logistic-1"]["megabytes"] > 10
 
 
+def test_large_targets_keep_their_size(manifest: Path, tmp_path: Path) -> None:
+    """Half precision ends at 65,504; house prices do not."""
+    path = tmp_path / "diabetes.csv.gz"
+    pd.read_csv(path).assign(target=lambda frame: frame["target"] * 1e4).to_csv(path, index=False)
+    with open_store(tmp_path / "lore.db") as store:
+        collect(read_manifest(manifest)[2:], store, tmp_path / "kept", SETTINGS)
+        (measured,) = read_experience(store, tmp_path / "kept", "regression")
+    assert measured.y.max() > 1e6
+    values = measured.predictions["ridge-1"][:, 0]
+    assert np.mean((values - measured.y) ** 2) / measured.y.var() == pytest.approx(
+        measured.losses["ridge-1"], abs=0.05
+    )
+
+
 def test_hopeless_candidates_are_given_up(manifest: Path, tmp_path: Path) -> None:
     with open_store("memory:") as store:
         collect(read_manifest(manifest)[:1], store, tmp_path / "kept", Collecting(rows=120, hopeless=1e-6))

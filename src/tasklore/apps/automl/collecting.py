@@ -256,8 +256,10 @@ def _remember(
             for found in measured
         ],
     }
+    # Half precision is enough for chances; values may be larger than it can hold (65,504).
+    precision = np.float16 if dataset.kind == "classification" else np.float32
     tensors = {
-        f"predictions/{found.candidate}": found.predictions.astype(np.float16)
+        f"predictions/{found.candidate}": found.predictions.astype(precision)
         for found in measured
         if len(found.losses) == settings.folds
     }
