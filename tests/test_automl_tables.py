@@ -136,6 +136,14 @@ def test_levels_keep_their_names_beside_gaps() -> None:
     assert written["paid"].tolist() == ["True", "False"]
 
 
+@pytest.mark.parametrize("dtype", ["float64", "Float64"])
+def test_enormous_numbers_are_cut(dtype: str) -> None:
+    frame = pd.DataFrame({"a": pd.array([1e308, -1e308, 2.0, 3.0], dtype=dtype)})
+    schema = Schema.of(frame)
+    assert schema.columns[0].n_unique == 4
+    assert schema.table(frame)["a"].tolist() == [1e30, -1e30, 2.0, 3.0]
+
+
 def test_plain_numbers_are_described_as_one_by_one() -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 50, (300, 6)).astype(float)

@@ -30,6 +30,7 @@ MISSING = "(missing)"
 SAMPLE = 1000  # values that a column's kind is guessed from
 COUNTED = 5000  # rows that different numbers are counted in: sorting all would outlast a short budget
 MOST_CELLS = 250_000_000  # of a sparse matrix, which becomes dense: 2 GB
+LARGEST = 1e30  # numbers are cut here: single precision, and squares of what is larger, would be infinite
 READABLE = 0.95  # share of them that must be numbers or dates
 LONG_TEXT = 25.0  # mean characters from which on distinct values are text
 DATE = r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*$"
@@ -105,9 +106,9 @@ class Schema:
     def table(self, X: Any) -> Table:
         """Return rows in canonical form.
 
-        Numbers become float64 with NaN for what is missing or infinite; categories and booleans text, with
-        ``"(missing)"``; dates ``datetime64[us]``; text stays text, with ``""``. Columns that are absent are
-        missing throughout, with a warning; others that were not there before are left out.
+        Numbers become float64, at most 1e30 in size, with NaN for what is missing or infinite; categories and
+        booleans text, with ``"(missing)"``; dates ``datetime64[us]``; text stays text, with ``""``. Columns
+        that are absent are missing throughout, with a warning; others that were not there before are left out.
 
         Parameters
         ----------
@@ -221,15 +222,21 @@ def _block(frame: pd.DataFrame, names: list[str]) -> tuple[list[str], np.ndarray
     plain = [name for name in names if isinstance(types[name], np.dtype) and types[name].kind in "iuf"]
     chosen = frame if plain == list(frame.columns) else frame[plain]
     block = chosen.to_numpy(dtype=np.float64)
-    finite = np.isfinite(block)
-    return plain, block if finite.all() else np.where(finite, block, np.nan)
+    return plain, _usable(block)
+
+
+def _usable(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers that every model can take: NaN for infinite ones, none larger than 1e30."""
+    if ((numbers <= LARGEST) & (numbers >= -LARGEST)).all():
+        return numbers
+    return np.where(np.isfinite(numbers), np.clip(numbers, -LARGEST, LARGEST), np.nan)
 
 
 def _number_columns(names: list[str], block: np.ndarray) -> Iterator[Column]:
     """Describe columns of numbers, NaN where there is none."""
     spread = block[:: max(1, -(-len(block) // COUNTED))]
     ordered = np.sort(spread, axis=0)  # NaN last
-    new = np.concatenate([~np.isnan(ordered[:1]), np.diff(ordered, axis=0) > 0])
+    new = np.concatenate([~np.isnan(ordered[:1]), ordered[1:] > ordered[:-1]])
     varies = np.fmax.reduce(block, axis=0) > np.fmin.reduce(block, axis=0)
     known = ~np.isnan(block)
     counts = np.maximum(new.sum(0), np.where(varies, 2, known.any(0)))
@@ -278,7 +285,7 @@ def _canonical(raw: Values, kind: ColumnKind) -> Values:
         if pd.api.types.is_timedelta64_dtype(raw.dtype):
             raw = raw.dt.total_seconds()
         numbers = np.asarray(cast("Values", pd.to_numeric(raw, errors="coerce")).astype("float64"))
-        return pd.Series(np.where(np.isfinite(numbers), numbers, np.nan))
+        return pd.Series(_usable(numbers))
     if kind == "date":
         return _dates(raw)
     missing = raw.isna().to_numpy()
