@@ -108,7 +108,7 @@ class Schema:
 
         Numbers become float64, at most 1e30 in size, with NaN for what is missing or infinite; categories and
         booleans text, with ``"(missing)"``; dates ``datetime64[us]``; text stays text, with ``""``. Columns
-        that are absent are missing throughout, with a warning; others that were not there before are left out.
+        that are absent are missing throughout, with a warning; others that were not there before are ignored.
 
         Parameters
         ----------
