@@ -176,7 +176,7 @@ class Implicit(Rule):
 
             # The Hessian is symmetric: multiplying from the left, in reverse mode, gives the same.
             slopes = torch.func.grad(lambda w: learner.support_loss(w, support, here))
-            _, times_hessian = torch.func.vjp(slopes, weights)
+            times_hessian: Callable[[Params], tuple[Params]] = torch.func.vjp(slopes, weights)[1]
 
             def product(vector: Params) -> Params:
                 (bent,) = times_hessian(vector)
