@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_what_the_page_on_tasks_shows(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def settings_of(owner: type) -> list[tuple[str, str]]:
+def settings_of(owner: Any) -> list[tuple[str, str]]:
     """Return name and default of each setting, as the pages write them."""
     found: list[tuple[str, str]] = []
     for field in dataclasses.fields(owner):

@@ -129,13 +129,15 @@ def demo(
     Run it twice: the second time starts from what the first one left in your store.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     from ..experience import EvaluationRecord, ModelRecord, RunRecord, TaskRecord, open_store, user_folder
     from ..report import check_installed, write_report
     from .show import Display, comparison
 
     check_installed()
-    torch.set_num_threads(1)  # such small networks gain nothing from a second one, and lose on a busy machine
+    torch.set_num_threads(1)  # such small models gain nothing from a second one, and lose on a busy machine
+    threadpool_limits(1)
     console = Console(quiet=quiet, highlight=False)
     with open_store(store) as opened:
         findings: list[Findings] = []
