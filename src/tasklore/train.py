@@ -422,7 +422,7 @@ def _choose(
 def fastest(n_tasks: int, seconds: Callable[[int], float]) -> int:
     """Return how many of ``n_tasks`` tasks to run at once: one, four or all.
 
-    Memory grows with the number, so of those that are about as fast as the fastest the smallest is taken.
+    Memory grows with the number, so a larger one is tried only while the last enlargement paid.
 
     Parameters
     ----------
@@ -430,8 +430,13 @@ def fastest(n_tasks: int, seconds: Callable[[int], float]) -> int:
     seconds : callable
         Measures how long a step takes with so many at once.
     """
-    taken = {size: seconds(size) for size in sorted({1, min(4, n_tasks), n_tasks})}
-    return next(size for size, each in taken.items() if each <= ABOUT_AS_FAST * min(taken.values()))
+    chosen, shortest = 1, seconds(1)
+    for size in sorted({min(4, n_tasks), n_tasks} - {1}):
+        taken = seconds(size)
+        if taken * ABOUT_AS_FAST > shortest:
+            break
+        chosen, shortest = size, taken
+    return chosen
 
 
 def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batch_size: int = 64) -> Params:
