@@ -14,7 +14,7 @@ def dataset(name: str, noise: dict[str, float], seed: int) -> Measured:
     predictions = {c: (y + e * rng.normal(size=300)).astype(np.float16)[:, None] for c, e in noise.items()}
     predictions["constant"] = np.full((300, 1), y.mean(), dtype=np.float16)
     losses = {c: float(((p[:, 0] - y) ** 2).mean() / y.var()) for c, p in predictions.items()}
-    return Measured(name, name, "regression", y, losses, dict.fromkeys(losses, 1.0), predictions)
+    return Measured(name, name, "regression", y, losses, dict.fromkeys(losses, 1.0), predictions, {})
 
 
 def past() -> list[Measured]:
@@ -37,7 +37,7 @@ def test_candidates_that_were_given_up_do_no_harm() -> None:
     first = experience[0]
     fewer = {name: p for name, p in first.predictions.items() if name != "steady"}
     experience[0] = Measured(
-        first.name, first.family, "regression", first.y, first.losses, first.seconds, fewer
+        first.name, first.family, "regression", first.y, first.losses, first.seconds, fewer, {}
     )
     assert build_portfolio(experience)[0] == "steady"
 

@@ -16,6 +16,7 @@ from tasklore.apps.automl.losses import log_loss, one_minus_r2
 from tasklore.apps.automl.measuring import Problem, fit_quietly, folds_of, measure, outputs_of
 from tasklore.apps.automl.pipelines import Candidate, Kind
 from tasklore.apps.automl.space import candidates
+from tasklore.apps.automl.tables import Schema
 from tasklore.apps.automl.worker import Worker
 from tasklore.errors import InvalidSetting
 
@@ -101,6 +102,54 @@ def test_the_space_is_wide() -> None:
         space = candidates(kind)
         assert 90 <= len(space) <= 150
         assert len({candidate.family for candidate in space.values()}) == families
+
+
+def test_choices_that_change_nothing_give_one_pipeline() -> None:
+    numbers = Schema.of(np.random.default_rng(0).normal(size=(20, 3)))
+    messy = Schema.of(table())
+    space = candidates("classification")
+    names = ("forest", "forest-onehot", "forest-target", "forest-frequency")
+    assert len({str(space[name].on(numbers)) for name in names}) == 1
+    assert len({str(space[name].on(messy)) for name in names}) == 4
+    assert space["lightgbm-missing"].on(numbers) == space["lightgbm"].on(numbers)
+    assert space["lightgbm-missing"].on(messy) != space["lightgbm"].on(messy)
+    distinct = {str(candidate.on(messy)) for candidate in space.values()}
+    assert len(distinct) == len(space), "no two names for one pipeline"
+
+
+def test_which_pipelines_stand_alone() -> None:
+    numbers = Schema.of(pd.DataFrame({"x": [1.0, 2.0], "c": ["a", "b"]}))
+    space = candidates("regression")
+    assert not space["forest"].needs_tasklore(numbers)
+    assert space["forest-frequency"].needs_tasklore(numbers)
+    assert not space["forest-frequency"].needs_tasklore(Schema.of(np.eye(3)))
+    assert space["forest"].needs_tasklore(Schema.of(table()[["day"]]))
+
+
+def test_what_is_too_large_for_a_candidate() -> None:
+    space = candidates("classification")
+    levels = Schema.of(pd.DataFrame({f"c{i}": ["a", "b", "c"] for i in range(30)}))
+    assert space["logistic-1"].width(levels, 2) == 90
+    assert space["logistic-target"].width(levels, 2) == 30
+    assert space["logistic-target"].width(levels, 19) == 570
+    assert space["logistic-target"].suits(levels, 100, 2, 5)
+    assert not space["logistic-target"].suits(levels, 100, 19, 5), "an encoding for each class and column"
+    assert not space["neighbours-5"].suits(levels, 20_001, 2, 5)
+    assert not space["logistic-1"].suits(levels, 2_000_000, 2, 5), "more numbers than fit into memory"
+    assert not space["support-vectors"].suits(levels, 100, 2, 4), "a class too rare to be calibrated"
+
+
+@pytest.mark.parametrize("name", ["network", "lightgbm-robust"])
+def test_targets_of_any_unit_are_learned(name: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    y = x[:, 0] + 0.1 * rng.normal(size=400)
+    measured = [
+        measure(candidates("regression")[name], posed, folds_of(posed, 3)).loss
+        for posed in (Problem.of(x, unit * y, "regression") for unit in (1e-4, 1.0, 1e4))
+    ]
+    assert max(measured) < 0.2
+    np.testing.assert_allclose(measured, measured[0], rtol=0.05)
 
 
 @pytest.mark.parametrize("name", ["lightgbm-target", "forest-target", "logistic-target"])

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .apps.automl.estimators import AutoClassifier, AutoRegressor
     from .errors import TaskloreError
     from .estimators import MetaClassifier, MetaRegressor
     from .experience import ExperienceStore, open_store
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoClassifier",
+    "AutoRegressor",
     "Batch",
     "Context",
     "Episode",
@@ -40,6 +43,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AutoClassifier": "apps.automl.estimators",
+    "AutoRegressor": "apps.automl.estimators",
     "Batch": "types",
     "Context": "types",
     "Episode": "types",

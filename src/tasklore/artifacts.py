@@ -9,9 +9,9 @@ equal bytes.
 import hashlib
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from .canonical import Json, digest, dumps, loads, plain
 from .errors import DamagedArtifact, InvalidData, StoreError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["file_checksum", "load_artifact", "save_artifact"]
+__all__ = ["file_checksum", "load_arrays", "load_artifact", "save_artifact"]
 
 SCHEMA = 1
 
@@ -104,8 +104,27 @@ def load_artifact(
     DamagedArtifact
         There is no such file, or it is not exactly what was written. The message says what is wrong with it.
     """
-    import safetensors
     import safetensors.torch
+
+    return _load(path, kind, expected_checksum, safetensors.torch.load)
+
+
+def load_arrays(
+    path: str | Path, kind: str, expected_checksum: str | None = None
+) -> "tuple[dict[str, np.ndarray], dict[str, Any]]":
+    """Do what :func:`load_artifact` does, with NumPy arrays, and without importing torch."""
+    import safetensors.numpy
+
+    return _load(path, kind, expected_checksum, safetensors.numpy.load)
+
+
+T = TypeVar("T")
+
+
+def _load(
+    path: str | Path, kind: str, expected_checksum: str | None, read: Callable[[bytes], dict[str, T]]
+) -> tuple[dict[str, T], dict[str, Any]]:
+    from safetensors import SafetensorError
 
     path = Path(path)
     content = _read_regular_file(path)
@@ -117,8 +136,8 @@ def load_artifact(
     header = _parse(content, path)
     _check_document(header, kind, path)
     try:
-        tensors = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        tensors = read(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise DamagedArtifact(
             f"{path} does not hold the tensors that its header promises: {error}"
         ) from error
@@ -143,10 +162,8 @@ class _Header(NamedTuple):
 
 
 def _encode(tensors: "Mapping[str, Tensor | np.ndarray]", metadata: Mapping[str, Any], kind: str) -> bytes:
-    import safetensors.torch
-
     document = plain({"schema": SCHEMA, "kind": kind, "metadata": metadata}, "the artifact")
-    body = safetensors.torch.save({_name(name): _dense(name, tensor) for name, tensor in tensors.items()})
+    body = _body({_name(name): tensor for name, tensor in tensors.items()})
     (length,) = _LENGTH.unpack_from(body)
     places = cast(
         "dict[str, Json]", loads(body[_LENGTH.size : _LENGTH.size + length], "the header", _MAX_HEADER)
@@ -161,6 +178,20 @@ def _encode(tensors: "Mapping[str, Tensor | np.ndarray]", metadata: Mapping[str,
     if len(header) > _MAX_HEADER:
         raise InvalidData(f"names and metadata take {len(header):,} bytes; the limit is {_MAX_HEADER:,}")
     return b"".join((_LENGTH.pack(len(header)), header, data))
+
+
+def _body(tensors: "Mapping[str, Tensor | np.ndarray]") -> bytes:
+    import numpy as np
+
+    arrays = {name: value for name, value in tensors.items() if isinstance(value, np.ndarray)}
+    if len(arrays) == len(tensors) and all(value.dtype.kind in "iufb" for value in arrays.values()):
+        import safetensors.numpy  # which needs no torch
+
+        whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
+        return safetensors.numpy.save(whole)
+    import safetensors.torch
+
+    return safetensors.torch.save({name: _dense(name, value) for name, value in tensors.items()})
 
 
 def _name(name: object) -> str:

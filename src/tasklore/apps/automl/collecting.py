@@ -5,6 +5,7 @@ predictions of every candidate), written before the records that name it. A data
 not tried again, so a collection that was stopped goes on where it was.
 """
 
+import dataclasses
 import hashlib
 import queue
 import threading
@@ -22,6 +23,7 @@ from ...config import to_settings
 from ...errors import InvalidData, InvalidSetting
 from ...experience.records import EvaluationRecord, ModelRecord, RunRecord, TaskRecord
 from ...experience.store import ExperienceStore
+from .descriptors import describe
 from .measuring import Measurement, Problem, folds_of
 from .pipelines import Kind
 from .space import candidates
@@ -208,18 +210,22 @@ def _tried(
 ) -> Iterator[Measurement]:
     """Yield the measurement of every candidate that suits the table."""
     space = candidates(dataset.kind)
-    suited = [c for c in space.values() if c.suits(*problem.table.shape)]
+    suited = [candidate for candidate in space.values() if problem.suits(candidate)]
     suited.sort(key=lambda candidate: candidate.name not in FIRST)  # a stable sort: else in their order
     folds = folds_of(problem, settings.folds, settings.seed)
     worker.load(problem, folds)
     trivial = best = float("inf")
+    alike: dict[str, Measurement] = {}
     for index, candidate in enumerate(suited):
         if stop.is_set():
             return
-        bar = best + settings.hopeless * (trivial - best) if np.isfinite(trivial) else float("inf")
-        found = worker.measure(
-            candidate, settings.seconds, random_state=settings.seed, give_up_above=max(bar, best)
-        )
+        pipeline = dumps(candidate.on(problem.schema).to_dict())
+        if pipeline not in alike:
+            bar = best + settings.hopeless * (trivial - best) if np.isfinite(trivial) else float("inf")
+            alike[pipeline] = worker.measure(
+                candidate, settings.seconds, random_state=settings.seed, give_up_above=max(bar, best)
+            )
+        found = dataclasses.replace(alike[pipeline], candidate=candidate.name)
         if candidate.name == "constant":
             trivial = found.loss
         if len(found.losses) == len(folds):
@@ -240,9 +246,11 @@ def _remember(
     fingerprint = _fingerprint(dataset)
     key = _key(dataset, settings)
     path = f"{run_id}/{key}.safetensors"
+    descriptors = describe(problem.table, problem.y, dataset.kind, problem.schema, settings.seed)
     metadata: dict[str, Any] = {
         "dataset": {"name": dataset.name, "family": dataset.family, "kind": dataset.kind},
         "schema": problem.schema.to_dict(),
+        "descriptors": descriptors,
         "settings": to_settings(settings),
         "candidates": [
             {
@@ -272,7 +280,7 @@ def _remember(
                 fingerprint=fingerprint,
                 kind=dataset.kind,
                 name=dataset.name,
-                descriptor={**shape, "family": dataset.family},
+                descriptor={**descriptors, "family": dataset.family},
             ),
             RunRecord(run_id=run_id, config=to_settings(settings), seed=settings.seed),
             *(

@@ -5,12 +5,12 @@ prediction most. On few rows such a choice fits chance, so it is made among the 
 repeated on halves of the rows and averaged, and the best single model is taken where the blend is no better.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...errors import InvalidData
-from .losses import LEAST, LOSSES
+from .losses import LEAST, LOSSES, Metric
 from .pipelines import Kind
 
 __all__ = ["select"]
@@ -24,6 +24,8 @@ def select(
     n_steps: int = 30,
     n_bags: int = 5,
     n_nearest: int = 20,
+    metric: Metric | None = None,
+    row_weights: np.ndarray | None = None,
     random_state: int = 0,
 ) -> np.ndarray:
     """Return the weight of each model, not negative, with sum 1.
@@ -42,6 +44,9 @@ def select(
         Halves of the rows that the choice is repeated on; fewer than 2 uses all rows once.
     n_nearest : int
         Only so many of the best models are candidates.
+    metric : Metric, optional
+        What to choose by, instead of the loss.
+    row_weights : ndarray, shape (n_rows,), optional
     random_state : int
 
     Raises
@@ -57,7 +62,11 @@ def select(
     whole = np.flatnonzero(np.isfinite(predictions).all((1, 2)))
     if len(whole) == 0:
         raise InvalidData("no model has a prediction for every row; nothing can be blended")
-    single = np.array([LOSSES[kind](y, predictions[model]) for model in whole])
+    by_loss = metric is None or metric.is_default
+    loss = LOSSES[kind] if metric is None or metric.is_default else metric.loss
+    if not by_loss:
+        n_steps, n_bags = n_steps // 2, 0  # each step costs more
+    single = np.array([loss(y, predictions[model], row_weights) for model in whole])
     nearest = whole[np.argsort(single, kind="stable")[:n_nearest]]
     pool = np.asarray(predictions[nearest], dtype=np.float64)
     rng = np.random.default_rng(random_state)
@@ -67,18 +76,43 @@ def select(
     ]
     if n_bags < 2:
         bags = [np.arange(n_rows)]
-    counts = sum(_greedy(pool[:, rows], y[rows], kind, n_steps) for rows in bags)
+    counts = np.zeros(len(pool))
+    for rows in bags:
+        some = None if row_weights is None else row_weights[rows]
+        if by_loss:
+            counts += _greedy(pool[:, rows], y[rows], kind, n_steps, some)
+        else:
+            counts += _greedy_by(pool[:, rows], y[rows], loss, n_steps, some)
     weights = np.zeros(len(predictions))
     weights[nearest] = counts / np.sum(counts)
     # What the blend gains must exceed what chance gives on so many rows; else the best model stays alone.
     blend = np.tensordot(weights, np.nan_to_num(predictions), 1)
-    if LOSSES[kind](y, blend) >= single.min():
+    if loss(y, blend, row_weights) >= single.min():
         weights[:] = 0.0
         weights[nearest[0]] = 1.0
     return weights
 
 
-def _greedy(pool: np.ndarray, y: np.ndarray, kind: Kind, n_steps: int) -> np.ndarray:
+def _greedy_by(
+    pool: np.ndarray,
+    y: np.ndarray,
+    loss: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
+    n_steps: int,
+    weights: np.ndarray | None,
+) -> np.ndarray:
+    """Do what :func:`_greedy` does for any loss."""
+    counts, total = np.zeros(len(pool)), np.zeros(pool.shape[1:])
+    for step in range(n_steps):
+        losses = [loss(y, (total + model) / (step + 1), weights) for model in pool]
+        best = int(np.argmin(losses))
+        counts[best] += 1
+        total += pool[best]
+    return counts
+
+
+def _greedy(
+    pool: np.ndarray, y: np.ndarray, kind: Kind, n_steps: int, weights: np.ndarray | None
+) -> np.ndarray:
     """Return how often each model of a pool, sorted by its loss, is chosen."""
     if kind == "classification":
         pool = np.take_along_axis(pool, np.broadcast_to(y[:, None], (len(pool), len(y), 1)), 2)
@@ -88,9 +122,9 @@ def _greedy(pool: np.ndarray, y: np.ndarray, kind: Kind, n_steps: int) -> np.nda
     for step in range(n_steps):
         mean = (total + pool) / (step + 1)
         if kind == "classification":
-            loss = -np.log(np.clip(mean, LEAST, 1.0)).mean(1)
+            loss = np.average(-np.log(np.clip(mean, LEAST, 1.0)), axis=1, weights=weights)
         else:
-            loss = ((mean - y) ** 2).mean(1)
+            loss = np.average((mean - y) ** 2, axis=1, weights=weights)
         best = int(loss.argmin())
         counts[best] += 1
         total += pool[best]

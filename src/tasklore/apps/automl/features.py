@@ -27,16 +27,17 @@ class DateParts(TransformerMixin, BaseEstimator):
         """Note the first date of each column."""
         self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         self.n_features_in_ = X.shape[1]
-        self.first_ = {name: X[name].min() for name in X.columns}
+        self.first_ = np.array([_days(X[name]).min(initial=np.inf) for name in X.columns])
         return self
 
     def transform(self, X: pd.DataFrame) -> np.ndarray:
         """Return the parts, float64, shape (n_rows, 6 × n_columns)."""
         check_is_fitted(self)
         parts: list[Any] = []
-        for name in self.feature_names_in_:
-            dates = X[name].dt
-            parts.append((X[name] - self.first_[name]) / pd.Timedelta(days=1))
+        for name, first in zip(self.feature_names_in_, self.first_, strict=True):
+            dates, days = X[name].dt, np.full(len(X), np.nan)
+            days[X[name].notna()] = _days(X[name]) - first
+            parts.append(days)
             parts += [dates.year, dates.month, dates.day_of_week, dates.day, dates.hour]
         return np.column_stack([np.asarray(part, dtype=np.float64) for part in parts])
 
@@ -46,6 +47,11 @@ class DateParts(TransformerMixin, BaseEstimator):
         return np.array([f"{name} {part}" for name in self.feature_names_in_ for part in self.PARTS], object)
 
 
+def _days(dates: Any) -> np.ndarray:
+    """Return the days since 1970 of those that are known."""
+    return dates.dropna().to_numpy("datetime64[us]").astype(np.int64) / 86.4e9
+
+
 class FrequencyEncoder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Replace each category by the share of rows that have it; a new one by 0."""
 
@@ -53,13 +59,17 @@ class FrequencyEncoder(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Count."""
         self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         self.n_features_in_ = X.shape[1]
-        self.shares_: dict[str, Any] = {name: X[name].value_counts(normalize=True) for name in X.columns}
+        counted = {name: X[name].value_counts(normalize=True) for name in X.columns}
+        self.shares_ = {
+            name: dict(zip(map(str, shares.index), map(float, shares), strict=True))
+            for name, shares in counted.items()
+        }
         return self
 
     def transform(self, X: pd.DataFrame) -> np.ndarray:
         """Return the shares, float64, shape (n_rows, n_columns)."""
         check_is_fitted(self)
-        shares = [X[name].map(self.shares_[name]).fillna(0.0) for name in self.feature_names_in_]
+        shares = [X[name].map(self.shares_[name].get).fillna(0.0) for name in self.feature_names_in_]
         return np.column_stack([np.asarray(share, dtype=np.float64) for share in shares])
 
 

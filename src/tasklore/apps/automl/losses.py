@@ -1,10 +1,15 @@
-"""What AutoML lowers: log loss for classes, the unexplained share of the variance for numbers."""
+"""What AutoML lowers: log loss for classes, the unexplained share of the variance for numbers.
+
+And what a user may want instead: the metrics that scikit-learn knows by these names.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-__all__ = ["LEAST", "LOSSES", "log_loss", "one_minus_r2"]
+__all__ = ["LEAST", "LOSSES", "METRICS", "Metric", "log_loss", "one_minus_r2"]
 
 LEAST = 1e-6  # no class is ruled out altogether: one row must not decide everything
 
@@ -38,7 +43,74 @@ def one_minus_r2(y: np.ndarray, prediction: np.ndarray, weights: np.ndarray | No
     return float(error / spread) if spread > 0 else float(error > 0)
 
 
-LOSSES: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
+LOSSES: Mapping[str, Callable[..., float]] = {
     "classification": log_loss,
     "regression": one_minus_r2,
 }
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How good predictions are, in the unit that people ask for.
+
+    Parameters
+    ----------
+    name : str
+    score : callable (y, outputs, weights) -> float
+        ``y`` and ``outputs`` as for the losses; ``weights`` of rows, or None.
+    larger_is_better : bool
+    is_default : bool
+        Whether it orders predictions as the loss does.
+    """
+
+    name: str
+    score: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
+    larger_is_better: bool = True
+    is_default: bool = False
+
+    def loss(self, y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None = None) -> float:
+        """Return the score, or its negative: less is better."""
+        score = self.score(y, outputs, weights)
+        return -score if self.larger_is_better else score
+
+
+def _accuracy(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
+    return float(np.average(outputs.argmax(1) == y, weights=weights))
+
+
+def _balanced(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
+    return float(balanced_accuracy_score(y, outputs.argmax(1), sample_weight=weights))
+
+
+def _roc_auc(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
+    """Return the area under the curve; of several classes the mean, each against the rest."""
+    present = np.unique(y)
+    areas = [roc_auc_score(y == label, outputs[:, label], sample_weight=weights) for label in present]
+    return float(np.mean(areas[1:] if outputs.shape[1] == 2 else areas)) if len(present) > 1 else 0.5
+
+
+def _absolute(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
+    return float(np.average(np.abs(y - outputs.reshape(len(y))), weights=weights))
+
+
+def _root_mean_square(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
+    return float(np.sqrt(np.average((y - outputs.reshape(len(y))) ** 2, weights=weights)))
+
+
+METRICS: Mapping[str, Mapping[str, Metric]] = {
+    kind: {metric.name: metric for metric in metrics}
+    for kind, metrics in {
+        "classification": (
+            Metric("log_loss", log_loss, larger_is_better=False, is_default=True),
+            Metric("accuracy", _accuracy),
+            Metric("balanced_accuracy", _balanced),
+            Metric("roc_auc", _roc_auc),
+        ),
+        "regression": (
+            Metric("r2", lambda y, outputs, weights: 1 - one_minus_r2(y, outputs, weights), is_default=True),
+            Metric("mean_absolute_error", _absolute, larger_is_better=False),
+            Metric("root_mean_squared_error", _root_mean_square, larger_is_better=False),
+        ),
+    }.items()
+}
+"""By kind of task and name; the first is the default."""

@@ -1,20 +1,24 @@
 """How good a candidate is on a table: cross-validated losses, predictions, times and memory."""
 
 import dataclasses
+import pickle
 import resource
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from .losses import LOSSES
 from .pipelines import Candidate, Kind
 from .tables import Schema, Table
 
-__all__ = ["Measurement", "Problem", "fit_quietly", "folds_of", "measure", "outputs_of"]
+__all__ = ["Folds", "Measurement", "Problem", "fit_quietly", "folds_of", "measure", "outputs_of"]
+
+Folds: TypeAlias = list[tuple[np.ndarray, np.ndarray]]
+"""Rows to fit, and rows to judge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,10 @@ class Problem:
     schema : Schema
     n_classes : int
         0 for regression.
+    weights : ndarray, shape (n,), optional
+        How much each row counts, in fitting and in judging.
+    groups : ndarray, shape (n,), optional
+        Rows of one group are never on both sides of a fold.
     """
 
     table: Table
@@ -38,6 +46,8 @@ class Problem:
     kind: Kind
     schema: Schema
     n_classes: int
+    weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     @classmethod
     def of(cls, X: Any, y: Any, kind: Kind) -> "Problem":  # noqa: N803
@@ -52,10 +62,37 @@ class Problem:
         names, indices = np.unique(np.asarray(y).astype(str), return_inverse=True)
         return cls(table, indices.astype(np.int64), kind, schema, len(names))
 
+    def suits(self, candidate: Candidate) -> bool:
+        """Whether a candidate can take the table: its size, and weights if there are any."""
+        if self.weights is not None and not candidate.takes_weights(self.kind):
+            return False
+        rarest = int(np.bincount(self.y).min()) if self.kind == "classification" else 0
+        return candidate.suits(self.schema, len(self.y), self.n_classes, rarest)
+
     def rows(self, which: np.ndarray) -> "Problem":
         """Return the problem on some rows, with the same columns and classes."""
         table = self.table.iloc[which].reset_index(drop=True)
-        return dataclasses.replace(self, table=table, y=self.y[which])
+        weights = None if self.weights is None else self.weights[which]
+        groups = None if self.groups is None else self.groups[which]
+        return dataclasses.replace(self, table=table, y=self.y[which], weights=weights, groups=groups)
+
+    def loss(self, which: np.ndarray, outputs: np.ndarray) -> float:
+        """Return the loss of predictions for some rows, see :mod:`.losses`."""
+        weights = None if self.weights is None else self.weights[which]
+        return LOSSES[self.kind](self.y[which], outputs, weights)
+
+    def trivial(self, folds: "Folds") -> float:
+        """Return the cross-validated loss of predicting always the same."""
+        losses: list[float] = []
+        for fitted, judged in folds:
+            y, weights = self.y[fitted], None if self.weights is None else self.weights[fitted]
+            if self.kind == "regression":
+                constant = np.array([np.average(y, weights=weights)])
+            else:
+                shares = np.bincount(y, weights, minlength=self.n_classes)
+                constant = shares / shares.sum()
+            losses.append(self.loss(judged, np.tile(constant, (len(judged), 1))))
+        return float(np.mean(losses))
 
     def sample(self, most: int, random_state: int = 0) -> "Problem":
         """Return at most so many rows, classes in proportion."""
@@ -83,9 +120,13 @@ class Measurement:
     megabytes : float
         Largest size of the process so far.
     predictions : ndarray of float32, shape (n, n_outputs)
-        Out of fold: probabilities or values; NaN for rows of folds that were not done.
+        Out of fold: probabilities or values, the mean where a row was judged several times; NaN for rows that
+        never were.
     error : str
         Why it failed; empty if it did not.
+    models : tuple of bytes
+        The fitted pipelines of the folds, pickled, if they were asked for: this stays between a process and
+        its own child.
     """
 
     candidate: str
@@ -95,6 +136,7 @@ class Measurement:
     megabytes: float
     predictions: np.ndarray
     error: str = ""
+    models: tuple[bytes, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -102,22 +144,42 @@ class Measurement:
         return float(np.mean(self.losses)) if self.losses and not self.error else float("inf")
 
 
-def folds_of(problem: Problem, n_folds: int, random_state: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return rows to fit and rows to judge, for each fold; classes in proportion."""
-    if problem.kind == "regression":
-        return list(KFold(n_folds, shuffle=True, random_state=random_state).split(problem.y))
+def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: int = 1) -> Folds:
+    """Return rows to fit and rows to judge, for each fold of each repetition.
+
+    Classes are in proportion, groups whole. One fold is a holdout of a fifth.
+    """
+    y, groups = problem.y, problem.groups
+    classes = problem.kind == "classification"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
-        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
-        return list(splitter.split(problem.y, problem.y))
+        if groups is not None:
+            n_folds = min(n_folds, len(np.unique(groups)))
+            kind = StratifiedGroupKFold if classes else GroupKFold
+            splitters = [
+                kind(max(2, n_folds), shuffle=True, random_state=random_state + repeat)
+                for repeat in range(n_repeats)
+            ]
+            folds = [pair for splitter in splitters for pair in splitter.split(y, y, groups)]
+        elif n_folds == 1:
+            kind = StratifiedKFold if classes else KFold
+            folds = list(kind(5, shuffle=True, random_state=random_state).split(y, y))
+        else:
+            kind = StratifiedKFold if classes else KFold
+            splitters = [
+                kind(n_folds, shuffle=True, random_state=random_state + repeat) for repeat in range(n_repeats)
+            ]
+            folds = [pair for splitter in splitters for pair in splitter.split(y, y)]
+    return folds[:1] if n_folds == 1 else folds
 
 
 def measure(
     candidate: Candidate,
     problem: Problem,
-    folds: list[tuple[np.ndarray, np.ndarray]],
+    folds: Folds,
     random_state: int = 0,
     give_up_above: float = float("inf"),
+    keep_models: bool = False,
 ) -> Measurement:
     """Cross-validate a candidate.
 
@@ -129,11 +191,13 @@ def measure(
     random_state : int
     give_up_above : float
         Stop before the next fold once the mean loss is larger.
+    keep_models : bool
+        Whether to return the fitted pipelines too.
     """
-    loss = LOSSES[problem.kind]
-    n_outputs = problem.n_classes or 1
-    predictions = np.full((len(problem.y), n_outputs), np.nan, dtype=np.float32)
+    total = np.zeros((len(problem.y), problem.n_classes or 1), dtype=np.float32)
+    times = np.zeros((len(problem.y), 1), dtype=np.float32)
     losses: list[float] = []
+    models: list[bytes] = []
     fit_seconds = predict_seconds = 0.0
     error = ""
     for fitted, judged in folds:
@@ -150,14 +214,18 @@ def measure(
         if not np.isfinite(found).all():
             error = "a prediction is not finite"
             break
-        predictions[judged] = found
-        losses.append(loss(problem.y[judged], found))
+        total[judged] += found
+        times[judged] += 1
+        losses.append(problem.loss(judged, found))
+        if keep_models:
+            models.append(pickle.dumps(pipeline, protocol=5))
         fit_seconds += between - started
         predict_seconds += ended - between
         if np.mean(losses) > give_up_above:
             break
     done = max(1, len(losses))
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    predictions = np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
     return Measurement(
         candidate.name,
         tuple(losses),
@@ -166,6 +234,7 @@ def measure(
         megabytes,
         predictions,
         error,
+        tuple(models),
     )
 
 
@@ -178,7 +247,8 @@ def fit_quietly(candidate: Candidate, problem: Problem, random_state: int = 0) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = candidate.build(problem.schema, problem.kind, random_state)
-        return pipeline.fit(problem.table, problem.y)
+        given = {} if problem.weights is None else {"model__sample_weight": problem.weights}
+        return pipeline.fit(problem.table, problem.y, **given)
 
 
 def outputs_of(pipeline: Any, table: Table, problem: Problem) -> np.ndarray:

@@ -65,6 +65,7 @@ from sklearn.preprocessing import (
 from sklearn.svm import SVC, SVR
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.fixes import parse_version
+from sklearn.utils.validation import has_fit_parameter
 
 from ...errors import InvalidSetting, MissingDependency
 from .features import DateParts, FrequencyEncoder, OneText
@@ -75,8 +76,10 @@ __all__ = ["MODELS", "Candidate", "Features", "Kind"]
 Kind: TypeAlias = Literal["classification", "regression"]
 Encoding: TypeAlias = Literal["onehot", "ordinal", "target", "frequency"]
 Numbers: TypeAlias = Literal["raw", "standard", "quantile", "power", "unit"]
+Target: TypeAlias = Literal["", "standard", "logarithm", "quantile"]
 Extra: TypeAlias = Literal["select", "information", "pca", "interactions", "missing", ""]
 
+MOST_CELLS = 125_000_000  # numbers that a model may be given: 1 GB
 MOST_LEVELS = 30  # one-hot columns that one category gives; the rest share one
 N_TEXT = 24  # numbers that a row's texts become
 
@@ -115,37 +118,86 @@ class Candidate:
     settings : mapping
         What the model is given, JSON values.
     features : Features
-    target : {"", "logarithm", "quantile"}
-        For regression: learn the target itself, something like its logarithm, or its ranks as a normal
-        distribution.
+    target : {"", "standard", "logarithm", "quantile"}
+        For regression: learn the target itself, in units of its spread, something like its logarithm, or its
+        ranks as a normal distribution.
     max_rows, max_columns : int
-        Larger tables are not for it.
+        Larger tables are not for it; columns are counted as the model sees them, see :meth:`width`.
+    min_class_rows : int
+        Rows that the rarest class must have.
     """
 
     name: str
     model: str
     settings: Mapping[str, Any]
     features: Features
-    target: Literal["", "logarithm", "quantile"] = ""
+    target: Target = ""
     max_rows: int = 10**9
     max_columns: int = 10**9
+    min_class_rows: int = 1
 
     @property
     def family(self) -> str:
         """The kind of model, whatever its settings."""
         return self.model
 
-    @property
-    def needs_tasklore(self) -> bool:
-        """Whether some tables need a step of :mod:`tasklore.apps.automl.features`."""
-        return self.features.categories == "frequency"
+    def needs_tasklore(self, schema: Schema) -> bool:
+        """Whether it needs a step of :mod:`tasklore.apps.automl.features` on such a table."""
+        encoded = self.features.categories == "frequency" and schema.of_kind("category", "boolean")
+        return bool(encoded or schema.of_kind("date", "text"))
 
-    def suits(self, n_rows: int, n_columns: int) -> bool:
-        """Whether a table is small enough for it."""
-        return n_rows <= self.max_rows and n_columns <= self.max_columns
+    def takes_weights(self, kind: Kind) -> bool:
+        """Whether its model can let some rows count more than others."""
+        return has_fit_parameter(MODELS[kind][self.model]({**self.settings}, 0), "sample_weight")
 
-    def build(self, schema: Schema, kind: Kind, random_state: int = 0) -> Pipeline:
-        """Return the pipeline for the columns of a table; its input is ``schema.table(X)``.
+    def on(self, schema: Schema) -> "Candidate":
+        """Return it with the name of its model, and without the choices that change nothing on such a table.
+
+        Two candidates that are equal then are the same pipeline.
+        """
+        categories, extra = self.features.categories, self.features.extra
+        if not schema.of_kind("category", "boolean"):
+            categories = "ordinal"
+        if extra == "missing" and not any(c.missing for c in schema.columns if c.kind == "number"):
+            extra = ""
+        features = dataclasses.replace(self.features, categories=categories, extra=extra)
+        return dataclasses.replace(self, name=self.model, features=features)
+
+    def width(self, schema: Schema, n_classes: int) -> int:
+        """Return how many numbers a row becomes before columns are selected."""
+        levels = [c.n_unique for c in schema.columns if c.kind in ("category", "boolean")]
+        encoded = len(levels)
+        if self.features.categories == "onehot":
+            encoded = sum(min(n, MOST_LEVELS) for n in levels)
+        elif self.features.categories == "target" and n_classes > 2:
+            encoded = len(levels) * n_classes
+        n_dates, n_texts = len(schema.of_kind("date")), len(schema.of_kind("text"))
+        return (
+            len(schema.of_kind("number")) + encoded + n_dates * len(DateParts.PARTS) + N_TEXT * (n_texts > 0)
+        )
+
+    def suits(self, schema: Schema, n_rows: int, n_classes: int, rarest: int) -> bool:
+        """Whether a table is small enough for it.
+
+        Parameters
+        ----------
+        schema : Schema
+        n_rows : int
+        n_classes : int
+            0 for regression.
+        rarest : int
+            Rows of the rarest class.
+        """
+        width = self.width(schema, n_classes)
+        if self.features.categories == "target" and width > 200 + len(schema.columns):
+            return False  # cross-fitted for every class and column
+        small = n_rows <= self.max_rows and width <= self.max_columns and n_rows * width <= MOST_CELLS
+        return small and (n_classes == 0 or rarest >= self.min_class_rows)
+
+    def build(self, schema: Schema, kind: Kind, random_state: int = 0, *, raw: bool = False) -> Pipeline:
+        """Return the pipeline for the columns of a table.
+
+        Its input is ``schema.table(X)``; if ``raw``, ``X`` itself, whose numbers must be finite then.
 
         Raises
         ------
@@ -154,10 +206,10 @@ class Candidate:
         """
         model: Any = MODELS[kind][self.model]({**self.settings}, random_state)
         if self.target:
-            scale = _logarithm() if self.target == "logarithm" else _normal(random_state)
+            scale = _target_scale(self.target, random_state)
             model = TransformedTargetRegressor(model, transformer=scale, check_inverse=False)
         steps = [
-            ("columns", _columns(self.features, schema, kind, random_state)),
+            ("columns", _columns(self.features, schema, kind, random_state, raw and not schema.named)),
             *_extra(self.features.extra, kind, random_state),
             ("model", model),
         ]
@@ -180,7 +232,9 @@ class Candidate:
         return candidate
 
 
-def _columns(features: Features, schema: Schema, kind: Kind, random_state: int) -> ColumnTransformer:
+def _columns(
+    features: Features, schema: Schema, kind: Kind, random_state: int, by_place: bool
+) -> ColumnTransformer:
     """Return the step that turns a table into numbers."""
     numbers, dates, texts = (schema.of_kind(k) for k in ("number", "date", "text"))
     categories = schema.of_kind("category", "boolean")
@@ -203,6 +257,10 @@ def _columns(features: Features, schema: Schema, kind: Kind, random_state: int) 
     if rest:
         nothing = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=0, encoded_missing_value=0)
         parts.append(("nothing", nothing, rest))
+    if by_place:
+        places = {column.name: place for place, column in enumerate(schema.columns)}
+        placed = [(name, step, [places[column] for column in chosen]) for name, step, chosen in parts]
+        return ColumnTransformer(placed, sparse_threshold=0.0)
     return ColumnTransformer(parts, sparse_threshold=0.0)
 
 
@@ -258,8 +316,12 @@ def _target_encoder(kind: Kind, random_state: int) -> Any:
     return encoder(target_type="continuous", cv=splitter)
 
 
-def _logarithm() -> Pipeline:
-    """Return a transform like the logarithm, of either sign, whose inverse is always a number."""
+def _target_scale(target: Target, random_state: int) -> Any:
+    if target == "standard":
+        return StandardScaler()
+    if target == "quantile":
+        return _normal(random_state)
+    # Like the logarithm, of either sign, and with an inverse that is always a number.
     return make_pipeline(RobustScaler(with_centering=False), FunctionTransformer(np.arcsinh, np.sinh))
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ...artifacts import load_artifact
+from ...artifacts import load_arrays
 from ...errors import InvalidData
 from ...experience.records import ModelRecord
 from ...experience.store import ExperienceStore
@@ -37,6 +37,8 @@ class Measured:
         To fit one fold.
     predictions : mapping of str to ndarray of float16, shape (n, n_outputs)
         Out of fold, of the candidates that were not given up.
+    descriptors : mapping of str to float
+        See :func:`.descriptors.describe`.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Measured:
     losses: Mapping[str, float]
     seconds: Mapping[str, float]
     predictions: Mapping[str, np.ndarray]
+    descriptors: Mapping[str, float]
 
     @property
     def trivial(self) -> float:
@@ -70,7 +73,7 @@ def read_experience(store: ExperienceStore, artifacts: Path, kind: Kind) -> list
     """
     found: dict[str, Measured] = {}
     for record in store.find(ModelRecord, {"kind": "measurements"}):
-        tensors, metadata = load_artifact(artifacts / record.path, "measurements", record.checksum)
+        tensors, metadata = load_arrays(artifacts / record.path, "measurements", record.checksum)
         dataset = cast("dict[str, str]", metadata["dataset"])
         if dataset["kind"] != kind:
             continue
@@ -83,14 +86,15 @@ def read_experience(store: ExperienceStore, artifacts: Path, kind: Kind) -> list
             dataset["name"],
             dataset["family"],
             kind,
-            tensors["y"].numpy(),
+            tensors["y"],
             {entry["name"]: float(np.mean(entry["losses"])) for entry in tried},
             {entry["name"]: float(entry["fit_seconds"]) for entry in tried},
             {
-                name.removeprefix("predictions/"): tensor.numpy()
+                name.removeprefix("predictions/"): tensor
                 for name, tensor in tensors.items()
                 if name.startswith("predictions/")
             },
+            metadata["descriptors"],
         )
     return [found[name] for name in sorted(found)]
 

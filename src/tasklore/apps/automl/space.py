@@ -7,9 +7,9 @@ experience is recorded under them, so a change of meaning needs a new name.
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from .pipelines import Candidate, Features, Kind
+from .pipelines import Candidate, Features, Kind, Target
 
 __all__ = ["candidates"]
 
@@ -36,10 +36,11 @@ def candidates(kind: Kind) -> Mapping[str, Candidate]:
         settings: dict[str, Any],
         features: Features = ORDINAL,
         *,
-        target: Literal["", "logarithm", "quantile"] = "",
+        target: Target = "",
         largest: tuple[int, int] = (10**9, 10**9),
+        rarest: int = 1,
     ) -> None:
-        found[name] = Candidate(name, model, settings, features, target, *largest)
+        found[name] = Candidate(name, model, settings, features, target, *largest, rarest)
 
     add("constant", "constant", {}, LINEAR)
     _add_trees(add, kind)
@@ -138,7 +139,7 @@ def _add_boosting(add: Add, kind: Kind) -> None:
     for name, (settings, features) in variants.items():
         add(f"lightgbm{name}", "lightgbm", settings, features)
     if kind == "regression":
-        add("lightgbm-robust", "lightgbm", {**cautious, "objective": "huber"})
+        add("lightgbm-robust", "lightgbm", {**cautious, "objective": "huber"}, target="standard")
         add("lightgbm-log-target", "lightgbm", cautious, target="logarithm")
         add("lightgbm-normal-target", "lightgbm", cautious, target="quantile")
         add("boosting-log-target", "boosting", {"early_stopping": False}, target="logarithm")
@@ -161,8 +162,9 @@ def _add_networks(add: Add, kind: Kind) -> None:
             "learning_rate_init": 3e-3,
             "max_iter": 200,
         }
-        target = "quantile" if kind == "regression" and "quantile" in name else ""
-        add(name, "network", settings, features, target=target, largest=(50_000, 2000))
+        target = "quantile" if "quantile" in name else "standard"
+        target = target if kind == "regression" else ""
+        add(name, "network", settings, features, target=target, largest=(50_000, 2000), rarest=3)
 
 
 def _add_neighbours(add: Add) -> None:
@@ -214,7 +216,7 @@ def _add_classifiers(add: Add) -> None:
     )
     for amount in (0.1, 0.5):
         few = Features("target", "standard", "pca")
-        add(f"quadratic-{amount:g}", "quadratic", {"reg_param": amount}, few)
+        add(f"quadratic-{amount:g}", "quadratic", {"reg_param": amount}, few, rarest=3)
     add("gaussian-bayes", "gaussian-bayes", {}, Features("target", "quantile"))
     add("gaussian-bayes-smooth", "gaussian-bayes", {"var_smoothing": 0.1}, Features("target", "power"))
     add("bernoulli-bayes", "bernoulli-bayes", {}, LINEAR)
@@ -225,7 +227,7 @@ def _add_classifiers(add: Add) -> None:
         ("support-vectors-target", {"C": 3.0}, Features("target", "standard")),
         ("support-vectors-cubic", {"C": 1.0, "kernel": "poly", "degree": 3, "coef0": 1.0}, LINEAR),
     ):
-        add(name, "support-vectors", settings, features, largest=(5000, 500))
+        add(name, "support-vectors", settings, features, largest=(5000, 500), rarest=5)
 
 
 def _add_regressors(add: Add) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .measuring import Measurement, Problem, measure
+from .measuring import Folds, Measurement, Problem, measure
 from .pipelines import Candidate
 
 __all__ = ["Worker", "serve"]
@@ -27,8 +27,6 @@ START = (
 )
 STARTING = 120.0  # seconds that importing may take on a busy machine
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +40,7 @@ class _Try:
     candidate: Candidate
     random_state: int
     give_up_above: float
+    keep_models: bool
 
 
 class Worker:
@@ -58,13 +57,11 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._loaded: _Load | None = None
-        self._ready = False
+        self._ready = self._informed = False
 
     def load(self, problem: Problem, folds: Folds) -> None:
         """Say what the candidates to come are tried on."""
-        self._loaded = _Load(problem, folds)
-        if self._pipe is not None:
-            self._pipe.send(self._loaded)
+        self._loaded, self._informed = _Load(problem, folds), False
 
     def measure(
         self,
@@ -73,8 +70,10 @@ class Worker:
         *,
         random_state: int = 0,
         give_up_above: float = float("inf"),
+        keep_models: bool = False,
+        starting: float = STARTING,
     ) -> Measurement:
-        """Try a candidate for at most so many seconds.
+        """Try a candidate for at most so many seconds, once the process is ready (``starting`` at most).
 
         Returns
         -------
@@ -84,10 +83,14 @@ class Worker:
         pipe = self.start()
         try:
             if not self._ready:
-                self._ready = pipe.poll(STARTING) and bool(pipe.recv())
-            pipe.send(_Try(candidate, random_state, give_up_above))
-            if pipe.poll(seconds):
-                return pipe.recv()
+                self._ready = pipe.poll(starting) and bool(pipe.recv())
+            if self._ready:
+                if not self._informed:  # not before: a send waits until the other side has started
+                    pipe.send(self._loaded)
+                    self._informed = True
+                pipe.send(_Try(candidate, random_state, give_up_above, keep_models))
+                if pipe.poll(seconds):
+                    return pipe.recv()
             fault = f"took longer than {seconds:.3g} s"
         except (EOFError, OSError):
             fault = "its process ended, perhaps for lack of memory"
@@ -102,7 +105,7 @@ class Worker:
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
-        self._ready = False
+        self._ready = self._informed = False
 
     def __enter__(self) -> "Worker":
         return self
@@ -126,8 +129,6 @@ class Worker:
         )
         theirs.close()
         self._pipe = ours
-        if self._loaded is not None:
-            ours.send(self._loaded)
         return ours
 
 
@@ -146,8 +147,9 @@ def serve(descriptor: int, memory_limit: int) -> None:
             match asked:
                 case _Load():
                     loaded = asked
-                case _Try(candidate, random_state, give_up_above) if loaded is not None:
-                    pipe.send(measure(candidate, loaded.problem, loaded.folds, random_state, give_up_above))
+                case _Try() if loaded is not None:
+                    how = (asked.random_state, asked.give_up_above, asked.keep_models)
+                    pipe.send(measure(asked.candidate, loaded.problem, loaded.folds, *how))
                 case _:
                     return
 

@@ -1,0 +1,640 @@
+# ruff: noqa: N803 - scikit-learn calls the rows X
+"""AutoML's face: ``AutoClassifier(budget="60s").fit(X, y)``.
+
+A fit searches features, model and hyperparameters in the order that experience with past tables suggests,
+ends on time, and can be remembered, so that the next table is learned with this one's experience.
+"""
+
+import json
+import math
+import re
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.ensemble import VotingClassifier, VotingRegressor
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,  # pyright: ignore[reportPrivateUsage] - named in scikit-learn's guide for developers
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+)
+
+from ...errors import DamagedArtifact, InvalidData, InvalidSetting, MissingDependency, StoreError
+from ...experience.store import ExperienceStore, open_store
+from ...files import replacing
+from .losses import METRICS, Metric
+from .measuring import Problem
+from .memory import remember
+from .pipelines import Candidate, Kind
+from .prior import TablePrior
+from .search import Blend, Budget, Found, Trial, search
+from .tables import Schema
+
+__all__ = ["AutoClassifier", "AutoRegressor", "load_model", "seconds_of"]
+
+UNITS = {
+    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+}
+FORMAT = 1
+N_WHY = 5
+LEAK = 0.9999
+"""A single column that tells the target as well as this is taken for a leak."""
+
+
+class _Auto(BaseEstimator):
+    """What classification and regression have in common."""
+
+    kind: ClassVar[Kind]
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    def __init__(  # noqa: PLR0913 - scikit-learn's way to name settings
+        self,
+        budget: float | str = "60s",
+        *,
+        max_evaluations: int | None = None,
+        metric: str | None = None,
+        memory_limit: int | None = None,
+        n_jobs: int | None = -1,
+        random_state: Any = 0,
+        store: ExperienceStore | str | Path | None = None,
+        remember: bool = True,
+        prior: TablePrior | None = None,
+        watch: Callable[[Trial], None] | None = None,
+    ) -> None:
+        self.budget = budget
+        self.max_evaluations = max_evaluations
+        self.metric = metric
+        self.memory_limit = memory_limit
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.store = store
+        self.remember = remember
+        self.prior = prior
+        self.watch = watch
+
+    def _fit(self, X: Any, y: np.ndarray, sample_weight: Any, groups: Any, started: float) -> None:
+        """Search; ``y`` is made of class indices or of numbers."""
+        metric = self._metric()
+        schema = Schema.of(X)
+        table = schema.table(X)
+        if len(table) < 2:
+            raise InvalidData("Found array with 1 sample(s) while a minimum of 2 is required.")
+        check_consistent_length(table, y)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, table)
+        if weights is not None and (weights < 0).any():
+            raise InvalidData("sample_weight holds negative values; weights must be 0 or more")
+        if groups is not None:
+            groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
+            check_consistent_length(table, groups)
+            if groups.max() == 0:
+                raise InvalidData("groups holds one group only; two are needed to judge on other groups")
+        n_classes = int(y.max()) + 1 if self.kind == "classification" else 0
+        problem = Problem(table, y, self.kind, schema, n_classes, weights, groups)
+        if weights is not None and not (weights > 0).all():
+            problem = problem.rows(np.flatnonzero(weights > 0))
+            if self.kind == "classification" and len(np.unique(problem.y)) < n_classes:
+                raise InvalidData("a class has no row with a weight above 0; leave its rows out")
+        _warn_of_leaks(problem)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        store = open_store(self.store) if isinstance(self.store, str | Path) else self.store
+        prior = self.prior or TablePrior.shipped(self.kind)
+        if prior.kind != self.kind:
+            raise InvalidSetting(f"the prior is for {prior.kind}; one for {self.kind} is needed")
+        if store is not None:
+            prior = prior.with_store(store)
+        budget = self._budget(seed)
+        found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
+        self._schema, self._blend, self._found, self._prior = schema, found.blend, found, prior
+        if store is not None and self.remember:
+            tried = {
+                trial.candidate.name: (list(trial.measured.losses), trial.measured.fit_seconds)
+                for trial in found.trials
+                if trial.level == 0 and trial.measured.losses and not trial.measured.error
+            }
+            settings = self._settings() | {"seed": seed}
+            remember(store, problem, found.described, found.trivial, tried, settings)
+        if store is not None and store is not self.store:
+            store.close()
+        self.n_features_in_ = len(schema.columns)
+        if schema.named and all(isinstance(name, str) for name in X.columns):
+            self.feature_names_in_ = np.asarray(X.columns, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _budget(self, seed: int) -> Budget:
+        n_jobs = self.n_jobs
+        if n_jobs is None:
+            n_jobs = 1
+        if n_jobs == 0:
+            raise InvalidSetting(f"n_jobs is {n_jobs}; give a number of processes, or -1 for all cores")
+        if n_jobs < 0:
+            n_jobs = max(1, _cores() + 1 + int(n_jobs))
+        if self.max_evaluations is not None:
+            return Budget(None, self.max_evaluations, int(n_jobs), self.memory_limit, seed)
+        return Budget(seconds_of(self.budget), None, int(n_jobs), self.memory_limit, seed)
+
+    def _metric(self) -> Metric:
+        known = METRICS[self.kind]
+        name = self.metric or next(iter(known))
+        if name not in known:
+            raise InvalidSetting(f"metric is {name!r}; for {self.kind} there are {', '.join(known)}")
+        return known[name]
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "face": type(self).__name__,
+            "budget": str(self.budget),
+            "max_evaluations": self.max_evaluations,
+            "metric": self.metric,
+        }
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return self._blend.outputs(self._schema.table(X))
+
+    @property
+    def leaderboard_(self) -> pd.DataFrame:
+        """What was tried, best first.
+
+        Columns: ``candidate``, ``model``, ``score`` (cross-validated, by ``metric``), ``loss``, ``weight`` in
+        the blend, ``rows``, ``fit_seconds`` and ``predict_seconds`` of a fold, ``at`` (seconds after the
+        start), ``error``.
+        """
+        check_is_fitted(self)
+        if self._found is None:
+            raise InvalidData("a model that was loaded from a file does not keep its leaderboard")
+        return leaderboard(self._found)
+
+    @property
+    def why_(self) -> pd.DataFrame:
+        """The past tables most like this one, and what worked there.
+
+        Columns: ``past_table``, ``likeness`` (0 to 1), ``best_candidate``, ``loss`` (as a share of
+        that of predicting always the same), and ``chosen_here`` with its ``loss_of_chosen`` there.
+        """
+        check_is_fitted(self)
+        if self._found is None:
+            raise InvalidData("a model that was loaded from a file does not keep the reasons for it")
+        return why(self._found, self._prior)
+
+    def refit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit the chosen models again, each once, to all rows given; quicker to predict with.
+
+        The search keeps the models of its folds, each of which saw a part of the rows.
+        """
+        check_is_fitted(self)
+        table = self._schema.table(X)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, table)
+        problem = Problem(
+            table, self._targets(y), self.kind, self._schema, self._blend.problem.n_classes, weights
+        )
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self._blend = self._blend.refitted(problem, seed)
+        return self
+
+    def _targets(self, y: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def to_pipeline(self) -> Any:
+        """Return what was chosen as scikit-learn's own parts, not fitted, to use without Tasklore.
+
+        Its input are rows as they were given to :meth:`fit`. Several models become a
+        :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`.
+
+        Raises
+        ------
+        InvalidData
+            A step has no such part: dates in parts, text columns joined, categories by frequency. The message
+            names it.
+        """
+        check_is_fitted(self)
+        schema = self._schema
+        own = [candidate.name for _, candidate, _ in self._blend.members if candidate.needs_tasklore(schema)]
+        if own:
+            raise InvalidData(
+                f"{', '.join(own)} use steps that scikit-learn lacks (dates in parts, texts of several "
+                "columns, or categories by frequency), so this pipeline needs Tasklore; save the model with "
+                "save() instead"
+            )
+        parts = [
+            (candidate.name, candidate.build(schema, self.kind, 0, raw=True))
+            for _, candidate, _ in self._blend.members
+        ]
+        if len(parts) == 1:
+            return parts[0][1]
+        weights = [weight for weight, _, _ in self._blend.members]
+        if self.kind == "classification":
+            return VotingClassifier(parts, voting="soft", weights=weights)
+        return VotingRegressor(parts, weights=weights)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model to a file, which holds no code.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be written.
+        MissingDependency
+            skops is not installed.
+        """
+        check_is_fitted(self)
+        sio = _skops()
+        about = {
+            "tasklore": FORMAT,
+            "face": type(self).__name__,
+            "parameters": {
+                name: value
+                for name, value in self.get_params().items()
+                if name not in ("store", "prior", "watch")
+                and isinstance(value, str | int | float | bool | None)
+            },
+            "schema": self._schema.to_dict(),
+            "n_classes": self._blend.problem.n_classes,
+            "members": [
+                {"weight": weight, "candidate": candidate.to_dict(), "n_models": len(pipelines)}
+                for weight, candidate, pipelines in self._blend.members
+            ],
+        }
+        content = {
+            "about": json.dumps(about),
+            "classes": getattr(self, "classes_", np.empty(0)),
+            "names": getattr(self, "feature_names_in_", np.empty(0, object)).tolist(),
+            "models": [pipeline for _, _, pipelines in self._blend.members for pipeline in pipelines],
+        }
+        try:
+            with replacing(Path(path)) as file:
+                file.write(sio.dumps(content))
+        except OSError as error:
+            raise StoreError(f"the model cannot be written to {str(path)!r}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        DamagedArtifact
+            There is no such file, it is damaged, of another version, or holds types that no model of Tasklore
+            has; nothing of it is used then.
+        """
+        model = load_model(path)
+        if not isinstance(model, cls):
+            raise DamagedArtifact(f"{path} holds an {type(model).__name__}; load it with that class")
+        return model
+
+    def _restored(self, schema: Schema, blend: Blend, held: Any) -> Self:
+        self._schema, self._blend, self._found = schema, blend, None
+        self.n_features_in_ = len(schema.columns)
+        if held["names"]:
+            self.feature_names_in_ = np.asarray(held["names"], dtype=object)
+        if self.kind == "classification":
+            self.classes_ = held["classes"]
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_blend")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        return tags
+
+
+class AutoClassifier(ClassifierMixin, _Auto):
+    """Choose features, model and hyperparameters for a classification table, in seconds, from experience.
+
+    Parameters
+    ----------
+    budget : float or str
+        Wall-clock time of a fit: seconds, or a text such as ``"60s"``, ``"10min"``, ``"1h"``.
+    max_evaluations : int, optional
+        Try so many candidates instead, however long it takes; then equal data and ``random_state`` give equal
+        results.
+    metric : {"log_loss", "accuracy", "balanced_accuracy", "roc_auc"}, optional
+        What the blend is chosen by; ``"log_loss"`` by default.
+    memory_limit : int, optional
+        Megabytes for the processes that try candidates, together; 80 % of what is free by default.
+    n_jobs : int, optional
+        How many such processes; -1 for one for each core.
+    random_state : int, RandomState or None
+    store : ExperienceStore, str or Path, optional
+        Where experience is read from, and written to if ``remember``; none by default.
+    remember : bool
+        Whether to add this table's descriptors, and the candidates' losses and times, to the store. Rows are
+        never stored.
+    prior : TablePrior, optional
+        What was learned from past tables; by default what the package comes with.
+    watch : callable, optional
+        Is told of each :class:`~.search.Trial` when it is done.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        If ``X`` had such names.
+    leaderboard_, why_ : DataFrame
+        What was tried, and which past tables suggested it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from tasklore import AutoClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = AutoClassifier(max_evaluations=2, n_jobs=1).fit(X[::2], y[::2])
+    >>> bool(model.score(X[1::2], y[1::2]) > 0.9)
+    True
+    """
+
+    kind = "classification"
+    classes_: np.ndarray
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+        """Search within the budget.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or sparse matrix, shape (n_rows, n_columns)
+            Numbers, categories, dates, texts and truth values; gaps are fine.
+        y : array-like, shape (n_rows,)
+            Labels of any kind, two different ones at least.
+        sample_weight : array-like, shape (n_rows,), optional
+        groups : array-like, shape (n_rows,), optional
+            Rows of one group stay together when candidates are judged.
+        """
+        started = time.monotonic()
+        if y is None:
+            raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        y = column_or_1d(y, warn=True)
+        if pd.isna(pd.Series(y)).any():
+            raise InvalidData("y contains NaN: labels are missing; leave out such rows first")
+        check_classification_targets(y)
+        self.classes_, indices = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InvalidData(f"y holds one class only, {self.classes_[0]!r}; two classes are needed")
+        self._fit(X, indices.astype(np.int64), sample_weight, groups, started)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return probabilities, shape (n_rows, n_classes), columns in the order of ``classes_``."""
+        outputs = self._outputs(X)
+        return outputs / outputs.sum(1, keepdims=True)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return labels, shape (n_rows,)."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def _targets(self, y: Any) -> np.ndarray:
+        y = column_or_1d(y, warn=True)
+        strange = np.setdiff1d(y, self.classes_)
+        if len(strange):
+            raise InvalidData(f"y holds the label {strange[0]!r}, which fit did not see; fit again instead")
+        return np.searchsorted(self.classes_, y).astype(np.int64)
+
+
+class AutoRegressor(RegressorMixin, _Auto):
+    """Choose features, model and hyperparameters for a regression table, in seconds, from experience.
+
+    Parameters
+    ----------
+    budget, max_evaluations, memory_limit, n_jobs, random_state, store, remember, prior, watch
+        As for :class:`AutoClassifier`.
+    metric : {"r2", "mean_absolute_error", "root_mean_squared_error"}, optional
+        What the blend is chosen by; ``"r2"`` by default.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from tasklore import AutoRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = AutoRegressor(max_evaluations=2, n_jobs=1).fit(X[::2], y[::2])
+    >>> bool(model.score(X[1::2], y[1::2]) > 0.3)
+    True
+    """
+
+    kind = "regression"
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+        """Search within the budget; see :meth:`AutoClassifier.fit`. ``y`` holds finite numbers."""
+        started = time.monotonic()
+        self._fit(X, self._targets(y), sample_weight, groups, started)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return values, float64, shape (n_rows,)."""
+        return self._outputs(X)[:, 0]
+
+    def _targets(self, y: Any) -> np.ndarray:
+        if y is None:
+            raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        y = column_or_1d(y, warn=True)
+        try:
+            values = y.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidData(
+                f"y must hold numbers, got {y.dtype}: {error}; for labels use AutoClassifier"
+            ) from error
+        if not np.isfinite(values).all():
+            raise InvalidData("y contains NaN or infinity; leave out such rows first")
+        return values
+
+
+def seconds_of(budget: float | str) -> float:
+    """Return a length of time in seconds.
+
+    Examples
+    --------
+    >>> seconds_of("10min"), seconds_of("1.5 h"), seconds_of(20)
+    (600.0, 5400.0, 20.0)
+    """
+    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-z]*)\s*", str(budget).lower())
+    seconds = float(found[1]) * UNITS.get(found[2], math.nan) if found else math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidSetting(f'budget is {budget!r}; give seconds, or a text such as "60s", "10min" or "1h"')
+    return seconds
+
+
+def leaderboard(found: Found) -> pd.DataFrame:
+    """Return what was tried, best first; see ``leaderboard_``."""
+    members = {candidate.name: weight for weight, candidate, _ in found.blend.members}
+    rows = [
+        {
+            "candidate": trial.candidate.name,
+            "model": trial.candidate.family,
+            "score": trial.score,
+            "loss": trial.measured.loss,
+            "weight": members.get(trial.candidate.name, 0.0) if trial.level == found.level else 0.0,
+            "rows": trial.n_rows,
+            "fit_seconds": trial.measured.fit_seconds,
+            "predict_seconds": trial.measured.predict_seconds,
+            "at": trial.at,
+            "error": trial.measured.error if not trial.whole else "",
+        }
+        for trial in found.trials
+    ]
+    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["candidate", "score", "loss"])
+    return table.sort_values(["rows", "loss"], ascending=[False, True], ignore_index=True)
+
+
+def why(found: Found, prior: TablePrior, n: int = N_WHY) -> pd.DataFrame:
+    """Return the past tables most like a new one, and what worked there; see ``why_``."""
+    trivial = found.trivial
+    tried = {
+        trial.candidate.name: min(trial.measured.loss / trivial, 1.0)
+        for trial in found.trials
+        if trial.level == 0 and trial.measured.losses
+    }
+    likeness = prior.likeness(tried, found.described)
+    chosen = max(found.blend.members, key=lambda member: member[0])[1].name
+    rows: list[dict[str, Any]] = []
+    for place in np.argsort(-likeness, kind="stable")[:n]:
+        losses = prior.losses[place]
+        best = int(np.nanargmin(losses))
+        there = losses[prior.candidates.index(chosen)] if chosen in prior.candidates else math.nan
+        rows.append(
+            {
+                "past_table": prior.tasks[place],
+                "likeness": float(likeness[place]),
+                "best_candidate": prior.candidates[best],
+                "loss": float(losses[best]),
+                "chosen_here": chosen,
+                "loss_of_chosen": float(there),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
+    """Read a model that ``save`` wrote, of either kind.
+
+    Raises
+    ------
+    DamagedArtifact
+        See :meth:`AutoClassifier.load`.
+    """
+    sio = _skops()
+    try:
+        content = Path(path).read_bytes()
+        strange = sorted(set(sio.get_untrusted_types(data=content)) - TRUSTED)
+        if strange:
+            raise DamagedArtifact(
+                f"{path} holds {', '.join(strange[:5])}, which no model of Tasklore has; it is not opened"
+            )
+        held: Any = sio.loads(content, trusted=sorted(TRUSTED))
+        about: Any = json.loads(held["about"])
+        if about["tasklore"] != FORMAT:
+            raise DamagedArtifact(
+                f"{path} has format {about['tasklore']!r}, this version reads {FORMAT}; save the model again"
+            )
+        face = {"AutoClassifier": AutoClassifier, "AutoRegressor": AutoRegressor}[about["face"]]
+        model = face(**about["parameters"])
+        schema = Schema.from_dict(about["schema"])
+        empty = Problem(pd.DataFrame(), np.empty(0), face.kind, schema, int(about["n_classes"]))
+        models = iter(held["models"])
+        members = tuple(
+            (
+                float(member["weight"]),
+                Candidate.from_dict(member["candidate"]),
+                tuple(next(models) for _ in range(int(member["n_models"]))),
+            )
+            for member in about["members"]
+        )
+    except DamagedArtifact:
+        raise
+    except FileNotFoundError:
+        raise DamagedArtifact(f"{path} does not exist; check the path") from None
+    except Exception as error:  # whatever a damaged archive may cause
+        raise DamagedArtifact(f"{path} is no model that Tasklore saved, or is damaged: {error}") from error
+    return model._restored(schema, Blend(empty, members), held)  # pyright: ignore[reportPrivateUsage]
+
+
+TRUSTED = frozenset(
+    {
+        *("collections.OrderedDict", "numpy.dtype"),
+        *("lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRegressor"),
+        *("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"),
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._mutual_info.mutual_info_classif",
+        "sklearn.feature_selection._mutual_info.mutual_info_regression",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.feature_selection._univariate_selection.f_regression",
+        *(
+            f"sklearn.gaussian_process.kernels.{name}"
+            for name in ("ConstantKernel", "Product", "RBF", "Sum", "WhiteKernel")
+        ),
+        *("sklearn.model_selection._split.KFold", "sklearn.model_selection._split.StratifiedKFold"),
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.tree._tree.Tree",
+        *(f"tasklore.apps.automl.features.{name}" for name in ("DateParts", "FrequencyEncoder", "OneText")),
+    }
+)
+"""Types in a saved model that skops does not trust by itself; models are made of these and no others."""
+
+
+def _skops() -> Any:
+    try:
+        import skops.io
+    except ImportError as error:
+        raise MissingDependency(
+            "skops is needed to save and load models without pickle: pip install 'tasklore[automl]'"
+        ) from error
+    return skops.io
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _warn_of_leaks(problem: Problem) -> None:
+    """Warn if a single column is the target in another form."""
+    problem = problem.sample(2000)
+    y = problem.y
+    for name in problem.schema.of_kind("number"):
+        x = problem.table[name].to_numpy()
+        if problem.kind == "regression":
+            known = np.isfinite(x)
+            if known.sum() > 10 and x[known].std() > 0 and y[known].std() > 0:
+                told = abs(float(np.corrcoef(x[known], y[known])[0, 1])) > LEAK
+            else:
+                told = False
+        else:
+            told = len(y) > 10 and _tells(x, y)
+        if told:
+            warnings.warn(_leak(name), UserWarning, stacklevel=4)
+    if problem.kind == "classification":
+        for name in problem.schema.of_kind("category", "boolean"):
+            codes = pd.factorize(problem.table[name])[0]
+            if len(y) > 10 and _tells(codes.astype(np.float64), y):
+                warnings.warn(_leak(name), UserWarning, stacklevel=4)
+
+
+def _tells(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether each value belongs to one class, and there are no more values than classes."""
+    values = np.unique(x[:200])
+    if len(values) > int(y.max()) + 1:
+        return False
+    pairs = np.unique(np.column_stack([np.nan_to_num(x, nan=-1e31), y]), axis=0)
+    return len(pairs) == int(y.max()) + 1 == len(np.unique(pairs[:, 0]))
+
+
+def _leak(name: str) -> str:
+    return (
+        f"the column {name!r} tells the target without fault, which looks like leakage: leave it out if it "
+        "will not be known when predicting"
+    )

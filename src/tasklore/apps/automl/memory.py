@@ -1,0 +1,105 @@
+"""What a fit leaves in the experience store, and how the next one reads it: never a row of anyone's data."""
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pandas.util import hash_pandas_object as typed_as_object
+
+from ...canonical import digest, dumps, plain
+from ...experience.records import EvaluationRecord, RunRecord, TaskRecord
+from ...experience.store import ExperienceStore
+from .descriptors import NAMES
+from .measuring import Problem
+from .pipelines import Kind
+
+hash_rows: Any = typed_as_object
+
+__all__ = ["METHOD_OF_TRIVIAL", "METRIC_NAMES", "fingerprint", "recall", "remember"]
+
+METHOD_OF_TRIVIAL = "constant"
+METRIC_NAMES: Mapping[Kind, str] = {"classification": "log_loss", "regression": "one_minus_r2"}
+
+
+def fingerprint(problem: Problem) -> str:
+    """Name a table by what is in it, so that it is recognised when it comes again."""
+    rows = hash_rows(problem.table, index=False).to_numpy()
+    sha = hashlib.sha256(rows.tobytes())
+    sha.update(np.ascontiguousarray(problem.y).tobytes())
+    columns = [column.name for column in problem.schema.columns]
+    return digest(dumps(plain({"rows": sha.hexdigest(), "columns": columns, "kind": problem.kind})))
+
+
+def remember(
+    store: ExperienceStore,
+    problem: Problem,
+    described: Mapping[str, float],
+    trivial: float,
+    tried: Mapping[str, tuple[list[float], float]],
+    settings: Mapping[str, Any],
+) -> None:
+    """Add a table and what was tried on it.
+
+    Parameters
+    ----------
+    store : ExperienceStore
+    problem : Problem
+    described : mapping
+        Its descriptors.
+    trivial : float
+        The loss of predicting always the same.
+    tried : mapping of candidate to (losses of the folds, seconds to fit one)
+    settings : mapping
+        Of the fit.
+    """
+    task, run_id = fingerprint(problem), str(uuid.uuid4())
+    evaluations = {METHOD_OF_TRIVIAL: ([trivial], 0.0), **tried}
+    store.add_all(
+        [
+            TaskRecord(
+                fingerprint=task, kind=problem.kind, name=f"table {task[:8]}", descriptor={**described}
+            ),
+            RunRecord(run_id=run_id, config=dict(settings), seed=int(settings.get("seed", 0))),
+            *(
+                EvaluationRecord(
+                    run_id=run_id,
+                    split="validation",
+                    method=method,
+                    metric=METRIC_NAMES[problem.kind],
+                    task=task,
+                    scores=losses,
+                    mean=float(np.mean(losses)),
+                    settings={"rows": len(problem.y)},
+                    seconds=seconds,
+                )
+                for method, (losses, seconds) in evaluations.items()
+            ),
+        ]
+    )
+
+
+def recall(
+    store: ExperienceStore, kind: Kind
+) -> dict[str, tuple[Mapping[str, Any], dict[str, tuple[float, float]]]]:
+    """Return the tables that a store knows: by name, descriptors, and (loss share, seconds) by candidate.
+
+    Tables without descriptors of this version, or without a trivial loss, are left out. Of several fits of
+    one table the last one that tried a candidate counts.
+    """
+    names = NAMES[kind]
+    found: dict[str, tuple[Mapping[str, Any], dict[str, tuple[float, float]]]] = {}
+    for task in store.find(TaskRecord, {"kind": kind}):
+        if not all(isinstance(task.descriptor.get(name), int | float) for name in names):
+            continue
+        evaluations = store.find(EvaluationRecord, {"task": task.fingerprint, "metric": METRIC_NAMES[kind]})
+        losses: dict[str, tuple[float, float]] = {}
+        trivial = {e.run_id: e.mean for e in evaluations if e.method == METHOD_OF_TRIVIAL}
+        for evaluation in evaluations:
+            if (worst := trivial.get(evaluation.run_id)) is not None and worst > 0:
+                share = evaluation.mean / worst
+                losses[evaluation.method] = (share, evaluation.seconds or float("nan"))
+        if len(losses) > 1:
+            found[task.fingerprint] = (task.descriptor, losses)
+    return found

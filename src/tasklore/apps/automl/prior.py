@@ -1,0 +1,267 @@
+"""What was meta-learned from past tables: what to try first, what next, and how long it takes.
+
+The first candidates come from a portfolio. Once some are tried, the next one is the one that would have
+helped most on past tables that are alike: that have similar descriptors, and on which the candidates tried so
+far did as well, compared with one another, as they do here. What "helped" means needs no model of losses: the
+past tables say by how much the candidate beat the best of those tried.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ...artifacts import load_arrays, save_artifact
+from ...errors import DamagedArtifact, InvalidData
+from ...experience.store import ExperienceStore
+from .descriptors import NAMES
+from .memory import recall
+from .pipelines import Kind
+from .portfolio import Measured, build_portfolio
+
+__all__ = ["TablePrior"]
+
+N_PORTFOLIO = 30
+LEAST_GAP = 0.02  # of the trivial loss: what separates the trivial from the best is taken to be at least this
+LIKENESS = (
+    0.25  # how far apart, in the mean of normalised differences, a past table counts half as much … e⁻¹
+)
+TRUST = 3.0  # tried candidates from which on behaviour counts as much as descriptors
+LEAST_SECONDS = 2e-3
+
+
+@dataclass(frozen=True, eq=False)
+class TablePrior:
+    """Past tables, and an order of candidates.
+
+    Parameters
+    ----------
+    kind : {"classification", "regression"}
+    portfolio : tuple of str
+        Candidates to begin with, in this order.
+    candidates : tuple of str
+        Names of the columns of ``losses`` and ``seconds``.
+    tasks, families : tuple of str
+        Names of their rows.
+    losses : ndarray of float32, shape (n_tasks, n_candidates)
+        Cross-validated, divided by the loss of predicting always the same; NaN where not tried or failed.
+    seconds : ndarray of float32, shape (n_tasks, n_candidates)
+        Of processor time to fit one fold.
+    descriptors : ndarray of float32, shape (n_tasks, n_descriptors)
+        See :data:`.descriptors.NAMES`.
+    """
+
+    kind: Kind
+    portfolio: tuple[str, ...]
+    candidates: tuple[str, ...]
+    tasks: tuple[str, ...]
+    families: tuple[str, ...]
+    losses: np.ndarray
+    seconds: np.ndarray
+    descriptors: np.ndarray
+
+    @classmethod
+    def learn(cls, experience: Sequence[Measured], n_portfolio: int = N_PORTFOLIO) -> Self:
+        """Meta-learn from past tables of one kind.
+
+        Raises
+        ------
+        InvalidData
+            There are none, or they are of both kinds.
+        """
+        kinds: set[Kind] = {measured.kind for measured in experience}
+        if len(kinds) != 1:
+            raise InvalidData(
+                f"past tables of one kind are needed, got {', '.join(sorted(kinds)) or 'none'}; "
+                "run `tasklore collect` first"
+            )
+        kind = kinds.pop()
+        names = sorted({name for measured in experience for name in measured.losses})
+        losses = [[m.losses.get(name, np.nan) / max(m.trivial, 1e-12) for name in names] for m in experience]
+        return cls(
+            kind,
+            tuple(build_portfolio(list(experience), n_portfolio)),
+            tuple(names),
+            tuple(measured.name for measured in experience),
+            tuple(measured.family for measured in experience),
+            np.array(losses, dtype=np.float32),
+            np.array([[m.seconds.get(name, np.nan) for name in names] for m in experience], dtype=np.float32),
+            np.array([[m.descriptors[name] for name in NAMES[kind]] for m in experience], dtype=np.float32),
+        )
+
+    def without(self, families: Collection[str]) -> Self:
+        """Return what the other families alone say; the portfolio stays."""
+        kept = [family not in families for family in self.families]
+        return self._rows(np.flatnonzero(kept))
+
+    def with_store(self, store: ExperienceStore) -> Self:
+        """Return it with the tables that a store knows; those that are known already are replaced."""
+        known = recall(store, self.kind)
+        if not known:
+            return self
+        names = NAMES[self.kind]
+        candidates = (
+            *self.candidates,
+            *sorted({c for _, tried in known.values() for c in tried} - {*self.candidates}),
+        )
+        kept = self._rows(np.array([task not in known for task in self.tasks], dtype=bool).nonzero()[0])
+        wider = ((0, len(known)), (0, len(candidates) - len(self.candidates)))
+        losses = np.pad(kept.losses, wider, constant_values=np.nan)
+        seconds = np.pad(kept.seconds, wider, constant_values=np.nan)
+        places = {name: place for place, name in enumerate(candidates)}
+        for row, (_, tried) in enumerate(known.values(), start=len(kept.tasks)):
+            for name, (loss, time) in tried.items():
+                losses[row, places[name]], seconds[row, places[name]] = loss, time
+        described = np.array([[d[name] for name in names] for d, _ in known.values()], dtype=np.float32)
+        return dataclasses.replace(
+            self,
+            candidates=candidates,
+            tasks=(*kept.tasks, *known),
+            families=(*kept.families, *known),
+            losses=losses,
+            seconds=seconds,
+            descriptors=np.concatenate([kept.descriptors, described]),
+        )
+
+    @classmethod
+    def shipped(cls, kind: Kind) -> Self:
+        """Return what the package comes with: learned from the tables that `docs/automl.md` lists."""
+        return _shipped(cls, kind)
+
+    def _rows(self, kept: np.ndarray) -> Self:
+        return dataclasses.replace(
+            self,
+            tasks=tuple(self.tasks[row] for row in kept),
+            families=tuple(self.families[row] for row in kept),
+            losses=self.losses[kept],
+            seconds=self.seconds[kept],
+            descriptors=self.descriptors[kept],
+        )
+
+    def likeness(self, tried: Mapping[str, float], described: Mapping[str, float]) -> np.ndarray:
+        """Return how much each past table counts for a new one, between 0 and 1.
+
+        Parameters
+        ----------
+        tried : mapping of candidate to loss
+            On the new table, divided by its trivial loss.
+        described : mapping
+            Its descriptors.
+
+        Returns
+        -------
+        ndarray, shape (n_tasks,)
+        """
+        new = np.array([described[name] for name in NAMES[self.kind]], dtype=np.float64)
+        spread = np.maximum(self.descriptors.std(0), 1e-6)
+        differences = np.minimum(np.abs(self.descriptors - new) / spread, 3.0) / 3.0
+        distance = differences.mean(1)
+        known = [name for name in tried if name in self.candidates]
+        if len(known) > 1:
+            columns = [self.candidates.index(name) for name in known]
+            here = _compared(np.array([[tried[name] for name in known]]))
+            there = _compared(self.losses[:, columns].astype(np.float64))
+            behaviour = np.nanmean(np.abs(here - there), axis=1)
+            behaviour = np.where(np.isnan(behaviour), 1.0, behaviour)
+            share = len(known) / (len(known) + TRUST)
+            distance = (1 - share) * distance + share * behaviour
+        return np.exp(-(distance - distance.min()) / (LIKENESS / 2))
+
+    def improvement(self, tried: Mapping[str, float], described: Mapping[str, float]) -> np.ndarray:
+        """Return by how much each candidate is expected to lower the best loss so far.
+
+        The mean over past tables, weighted by :meth:`likeness`, in shares of what separates the trivial loss
+        from the best one there. 0 for those tried.
+
+        Returns
+        -------
+        ndarray, shape (n_candidates,)
+        """
+        losses = np.nan_to_num(self.losses.astype(np.float64), nan=1.0).clip(0.0, 1.0)
+        columns = [self.candidates.index(name) for name in tried if name in self.candidates]
+        so_far = losses[:, columns].min(1) if columns else np.ones(len(losses))
+        gap = np.maximum(1.0 - losses.min(1), LEAST_GAP)
+        gains = np.maximum(so_far[:, None] - losses, 0.0) / gap[:, None]
+        gains[:, columns] = 0.0
+        weights = self.likeness(tried, described)
+        return weights @ gains / weights.sum()
+
+    def seconds_for(self, described: Mapping[str, float]) -> np.ndarray:
+        """Return the processor time that fitting each candidate is expected to take, in seconds.
+
+        Log-linear in rows, columns and classes, with slopes and an offset of each candidate's own, drawn to
+        those of all.
+
+        Returns
+        -------
+        ndarray, shape (n_candidates,)
+        """
+        names = list(NAMES[self.kind])
+        used = [names.index(name) for name in ("rows", "columns", "classes") if name in names]
+        centre = self.descriptors[:, used].mean(0)
+        x = np.column_stack([np.ones(len(self.tasks)), self.descriptors[:, used] - centre])
+        new = np.array([1.0, *(described[names[place]] for place in used)])
+        new[1:] -= centre
+        logs = np.log(np.maximum(self.seconds, LEAST_SECONDS))
+        common = _ridge(x, np.nanmean(logs, axis=1), 1e-3 * np.ones(x.shape[1]))
+        found = np.empty(len(self.candidates))
+        for place, log in enumerate(logs.T):
+            known = np.isfinite(log)
+            residual = log[known] - x[known] @ common
+            own = _ridge(x[known], residual, np.array([0.1, *[3.0] * len(used)]))
+            found[place] = np.exp(new @ (common + own))
+        return found
+
+    def save(self, path: str | Path) -> str:
+        """Write it to a file and return its checksum."""
+        arrays = {name: getattr(self, name) for name in ("losses", "seconds", "descriptors")}
+        metadata = {
+            name: getattr(self, name) for name in ("kind", "portfolio", "candidates", "tasks", "families")
+        }
+        metadata["descriptor_names"] = NAMES[self.kind]
+        return save_artifact(path, arrays, metadata, kind="table-prior")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        DamagedArtifact
+            The file is missing, altered, or of another version.
+        """
+        arrays, metadata = load_arrays(path, "table-prior")
+        listed = ("portfolio", "candidates", "tasks", "families")
+        given: dict[str, Any] = {**arrays, **{name: tuple(metadata[name]) for name in listed}}
+        prior = cls(kind=metadata["kind"], **given)
+        shape = (len(prior.tasks), len(prior.candidates))
+        names = NAMES.get(prior.kind, ())
+        if (
+            tuple(metadata["descriptor_names"]) != tuple(names)
+            or prior.losses.shape != shape
+            or prior.seconds.shape != shape
+            or prior.descriptors.shape != (len(prior.tasks), len(names))
+        ):
+            raise DamagedArtifact(
+                f"{path} describes tables in another way than this version of Tasklore; build it again"
+            )
+        return prior
+
+
+@cache
+def _shipped(cls: type[TablePrior], kind: Kind) -> Any:
+    return cls.load(Path(__file__).parent / "shipped" / f"{kind}.safetensors")
+
+
+def _compared(losses: np.ndarray) -> np.ndarray:
+    """Return losses of one table from 0, the best, to 1, the trivial one; the gap is at least a little."""
+    best = np.nanmin(losses, axis=1, keepdims=True)
+    return ((losses - best) / np.maximum(1.0 - best, LEAST_GAP)).clip(0.0, 1.0)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, penalty: np.ndarray) -> np.ndarray:
+    return np.linalg.solve(x.T @ x + np.diag(penalty), x.T @ y)
