@@ -83,14 +83,30 @@ class _Auto(BaseEstimator):
         self.prior = prior
         self.watch = watch
 
-    def _fit(self, X: Any, y: np.ndarray, sample_weight: Any, groups: Any, started: float) -> None:
-        """Search; ``y`` is made of class indices or of numbers."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+        """Search within the budget.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or sparse matrix, shape (n_rows, n_columns)
+            Numbers, categories, dates, texts and truth values; gaps are fine.
+        y : array-like, shape (n_rows,)
+            Labels of any kind, two different ones at least; or finite numbers.
+        sample_weight : array-like, shape (n_rows,), optional
+        groups : array-like, shape (n_rows,), optional
+            Rows of one group stay together when candidates are judged.
+        """
+        started = time.monotonic()
         metric = self._metric()
         schema = Schema.of(X)
         table = schema.table(X)
         if len(table) < 2:
             raise InvalidData("Found array with 1 sample(s) while a minimum of 2 is required.")
+        if y is None:
+            raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
         check_consistent_length(table, y)
+        self._note_classes(y)
+        y = self._targets(y)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, table)
         if weights is not None and (weights < 0).any():
             raise InvalidData("sample_weight holds negative values; weights must be 0 or more")
@@ -131,6 +147,7 @@ class _Auto(BaseEstimator):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
+        return self
 
     def _budget(self, seed: int) -> Budget:
         n_jobs = self.n_jobs
@@ -203,7 +220,11 @@ class _Auto(BaseEstimator):
         self._blend = self._blend.refitted(problem, seed)
         return self
 
+    def _note_classes(self, y: Any) -> None:
+        """Set ``classes_``, if there are any."""
+
     def _targets(self, y: Any) -> np.ndarray:
+        """Return class indices or numbers."""
         raise NotImplementedError
 
     def to_pipeline(self) -> Any:
@@ -363,31 +384,14 @@ class AutoClassifier(ClassifierMixin, _Auto):
     kind = "classification"
     classes_: np.ndarray
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
-        """Search within the budget.
-
-        Parameters
-        ----------
-        X : DataFrame, array-like or sparse matrix, shape (n_rows, n_columns)
-            Numbers, categories, dates, texts and truth values; gaps are fine.
-        y : array-like, shape (n_rows,)
-            Labels of any kind, two different ones at least.
-        sample_weight : array-like, shape (n_rows,), optional
-        groups : array-like, shape (n_rows,), optional
-            Rows of one group stay together when candidates are judged.
-        """
-        started = time.monotonic()
-        if y is None:
-            raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
+    def _note_classes(self, y: Any) -> None:
         y = column_or_1d(y, warn=True)
         if pd.isna(pd.Series(y)).any():
             raise InvalidData("y contains NaN: labels are missing; leave out such rows first")
         check_classification_targets(y)
-        self.classes_, indices = np.unique(y, return_inverse=True)
+        self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise InvalidData(f"y holds one class only, {self.classes_[0]!r}; two classes are needed")
-        self._fit(X, indices.astype(np.int64), sample_weight, groups, started)
-        return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities, shape (n_rows, n_classes), columns in the order of ``classes_``."""
@@ -396,7 +400,8 @@ class AutoClassifier(ClassifierMixin, _Auto):
 
     def predict(self, X: Any) -> np.ndarray:
         """Return labels, shape (n_rows,)."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def _targets(self, y: Any) -> np.ndarray:
         y = column_or_1d(y, warn=True)
@@ -428,19 +433,11 @@ class AutoRegressor(RegressorMixin, _Auto):
 
     kind = "regression"
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
-        """Search within the budget; see :meth:`AutoClassifier.fit`. ``y`` holds finite numbers."""
-        started = time.monotonic()
-        self._fit(X, self._targets(y), sample_weight, groups, started)
-        return self
-
     def predict(self, X: Any) -> np.ndarray:
         """Return values, float64, shape (n_rows,)."""
         return self._outputs(X)[:, 0]
 
     def _targets(self, y: Any) -> np.ndarray:
-        if y is None:
-            raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
         y = column_or_1d(y, warn=True)
         try:
             values = y.astype(np.float64)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
+from ...errors import InvalidData
 from .losses import LOSSES
 from .pipelines import Candidate, Kind
 from .tables import Schema, Table
@@ -151,6 +152,10 @@ def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: i
     """
     y, groups = problem.y, problem.groups
     classes = problem.kind == "classification"
+    largest = int(np.bincount(y).max()) if classes else len(y)
+    n_folds = min(n_folds, largest)
+    if classes and largest < 2:
+        raise InvalidData("every class has one row only; two rows of a class are needed to judge a model")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
         if groups is not None:
@@ -163,7 +168,8 @@ def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: i
             folds = [pair for splitter in splitters for pair in splitter.split(y, y, groups)]
         elif n_folds == 1:
             kind = StratifiedKFold if classes else KFold
-            folds = list(kind(5, shuffle=True, random_state=random_state).split(y, y))
+            n_parts = max(2, min(5, largest))
+            folds = list(kind(n_parts, shuffle=True, random_state=random_state).split(y, y))
         else:
             kind = StratifiedKFold if classes else KFold
             splitters = [

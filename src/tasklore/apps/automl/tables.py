@@ -124,8 +124,8 @@ class Schema:
         if not (self.named and isinstance(X, pd.DataFrame)):  # then places count, not names
             if given.shape[1] != len(wanted):
                 raise InvalidData(
-                    f"X has {given.shape[1]} features, but this model is expecting {len(wanted)} features "
-                    "as input: give the same columns"
+                    f"X has {given.shape[1]} features, but Tasklore is expecting {len(wanted)} features "
+                    "as input: give the columns that the model was fitted to"
                 )
             given.columns = wanted
         absent = [name for name in wanted if name not in given]
@@ -173,7 +173,8 @@ def _frame(X: Any) -> pd.DataFrame:
         array = _dense(X) if issparse(X) else np.asarray(X)
         if array.ndim != 2:
             raise InvalidData(
-                f"X has shape {array.shape}; it needs rows and columns, X.reshape(-1, 1) perhaps"
+                f"X has shape {array.shape}; it needs rows and columns. Reshape your data: "
+                "X.reshape(-1, 1) if it is one column, X.reshape(1, -1) if it is one row"
             )
         frame = pd.DataFrame(array, copy=False)
         complex_ = array.dtype.kind == "c"
