@@ -1,9 +1,9 @@
 """What was meta-learned from past tables: what to try first, what next, and how long it takes.
 
-The first candidates come from a portfolio. Once some are tried, the next one is the one that would have
-helped most on past tables that are alike: that have similar descriptors, and on which the candidates tried so
-far did as well, compared with one another, as they do here. What "helped" means needs no model of losses: the
-past tables say by how much the candidate beat the best of those tried.
+Candidates come in turn from a portfolio, whose members complement one another, and by promise: the one that
+would have helped most, for its time, on past tables that are alike. These have similar descriptors, and the
+candidates tried so far did as well there, compared with one another, as they do here. What "helped" means
+needs no model of losses: the past tables say by how much the candidate beat the best of those tried.
 """
 
 import dataclasses
@@ -171,11 +171,11 @@ class TablePrior:
             distance = (1 - share) * distance + share * behaviour
         return np.exp(-(distance - distance.min()) / (LIKENESS / 2))
 
-    def improvement(self, tried: Mapping[str, float], described: Mapping[str, float]) -> np.ndarray:
+    def improvement(self, tried: Collection[str], weights: np.ndarray) -> np.ndarray:
         """Return by how much each candidate is expected to lower the best loss so far.
 
-        The mean over past tables, weighted by :meth:`likeness`, in shares of what separates the trivial loss
-        from the best one there. 0 for those tried.
+        The weighted mean over past tables, in shares of what separates the trivial loss from the best one
+        there. 0 for those tried.
 
         Returns
         -------
@@ -187,8 +187,35 @@ class TablePrior:
         gap = np.maximum(1.0 - losses.min(1), LEAST_GAP)
         gains = np.maximum(so_far[:, None] - losses, 0.0) / gap[:, None]
         gains[:, columns] = 0.0
-        weights = self.likeness(tried, described)
         return weights @ gains / weights.sum()
+
+    def choose(
+        self, tried: Mapping[str, float], described: Mapping[str, float], cost: Mapping[str, float], turn: int
+    ) -> str | None:
+        """Return the candidate to try next: from the portfolio and by its promise, in turn.
+
+        Parameters
+        ----------
+        tried : mapping of candidate to loss
+            Divided by the trivial loss.
+        described : mapping
+            The table's descriptors.
+        cost : mapping of candidate to seconds
+            Of those that may be chosen; None is returned if there are none.
+        turn : int
+            How many were chosen before.
+        """
+        if not cost:
+            return None
+        from_portfolio = next((name for name in self.portfolio if name in cost), None)
+        if turn % 2 == 0 and from_portfolio is not None:
+            return from_portfolio
+        return self.most_promising(tried, self.likeness(tried, described), cost)
+
+    def most_promising(self, tried: Collection[str], weights: np.ndarray, cost: Mapping[str, float]) -> str:
+        """Return the candidate of the largest expected improvement for its cost."""
+        gains = dict(zip(self.candidates, self.improvement(tried, weights).tolist(), strict=True))
+        return max(sorted(cost), key=lambda name: gains[name] / cost[name])
 
     def seconds_for(self, described: Mapping[str, float]) -> np.ndarray:
         """Return the processor time that fitting each candidate is expected to take, in seconds.

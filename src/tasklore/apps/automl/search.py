@@ -34,8 +34,7 @@ from .worker import Worker
 
 __all__ = ["Blend", "Budget", "Found", "Trial", "search"]
 
-N_FIRST = 8  # candidates that are taken from the portfolio, in its order, before others are considered
-N_COSTED = 6  # of these, whose cost decides on how many rows and folds the search can be
+N_COSTED = 6  # candidates whose cost decides on how many rows and folds the search can be
 SHARE = 0.4  # of the budget that they may take
 GENERATION = 4  # in reproducible runs, trials that are chosen together
 HOPELESS = 0.6
@@ -266,7 +265,7 @@ class _Search:
             self.distinct = set(alike.values()) - {"constant"}
             expected = self.prior.seconds_for(self.described)
             self.expected = dict(zip(self.prior.candidates, expected, strict=True))
-            self.first = [name for name in self.prior.portfolio if name in self.distinct][:N_FIRST]
+            self.first = [name for name in self.prior.portfolio if name in self.distinct][:N_COSTED]
             self.levels = self._levels()
             reason = self._try_candidates(workers)
         level = max((trial.level for trial in self.trials if trial.whole), default=0)
@@ -317,7 +316,7 @@ class _Search:
         if self.budget.seconds is None:
             n_folds = 5 if n < 5000 else 3
             return [self._design(min(n, EVALUATED_ROWS), n_folds, 2 if n < 500 else 1)]
-        costed = [self.expected[name] for name in self.first[:N_COSTED]] or [0.1]
+        costed = [self.expected[name] for name in self.first] or [0.1]
         affordable = SHARE * self._left() * self.budget.n_jobs
         rows = n
         while True:
@@ -440,7 +439,10 @@ class _Search:
         whole = [trial.measured.loss for trial in self._known(0) if trial.whole]
         if len(whole) < PATIENCE:
             return False
-        return int(np.argmin(whole)) < len(whole) - PATIENCE and max(self._promises().values()) < PROMISE
+        if int(np.argmin(whole)) >= len(whole) - PATIENCE:
+            return False
+        tried = self._tried()
+        return self.prior.improvement(tried, self.prior.likeness(tried, self.described)).max() < PROMISE
 
     def _next(self, n_running: int) -> tuple[str, int] | None:
         """Return the candidate to try next, and on which level."""
@@ -462,26 +464,19 @@ class _Search:
             if any(trial.whole for trial in self.trials) or not rest:
                 return None
             return min(rest, key=lambda name: self._expected_trial(name, 0)), 0
-        for name in self.first:
-            if name in fits and fits[name] < 0.3 * self.budget.seconds:
-                return name, 0
         if self._patience_is_over():
             return None
-        promises = self._promises()
-        return max(sorted(fits), key=lambda name: promises[name] / fits[name]), 0
+        cheap = {name: seconds for name, seconds in fits.items() if seconds < 0.3 * self.budget.seconds}
+        chosen = self.prior.choose(self._tried(), self.described, cheap or fits, len(self.taken))
+        return (chosen, 0) if chosen else None
 
     def _next_reproducibly(self, n_running: int) -> tuple[str, int] | None:
         """Choose by losses alone, and only those of generations that are over."""
         if len(self.taken) % GENERATION == 0 and n_running:
             return None
-        for name in self.first:
-            if (name, 0) not in self.taken:
-                return name, 0
-        rest = sorted(name for name in self.distinct if (name, 0) not in self.taken)
-        if not rest:
-            return None
-        promises = self._promises()
-        return max(rest, key=lambda name: promises[name]), 0
+        rest = {name: 1.0 for name in self.distinct if (name, 0) not in self.taken}
+        chosen = self.prior.choose(self._tried(), self.described, rest, len(self.taken))
+        return (chosen, 0) if chosen else None
 
     def _next_upward(self) -> tuple[str, int] | None:
         """Return one of the best candidates of a level for the one above it."""
@@ -494,16 +489,14 @@ class _Search:
                     return name, level
         return None
 
-    def _promises(self) -> dict[str, float]:
-        """Return the expected improvement of every candidate, from what was found on the first level."""
+    def _tried(self) -> dict[str, float]:
+        """Return the losses found on the first level, as shares of the trivial one."""
         design = self.levels[0]
-        tried = {
+        return {
             trial.candidate.name: min(trial.measured.loss / design.trivial, 1.0)
             for trial in self._known(0)
             if trial.measured.losses
         }
-        gains = self.prior.improvement(tried, self.described)
-        return dict(zip(self.prior.candidates, gains.tolist(), strict=True))
 
     def _blend(self, level: int) -> tuple[Blend, float] | None:
         """Return the blend of what was tried on a level, and its loss."""
