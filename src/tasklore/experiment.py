@@ -23,7 +23,7 @@ from .loop import Outcome, Stop, Tasks, Watch, run
 from .registry import learners, sources
 from .tasks.source import Collection, Splits, TaskSource
 from .train import GradientTrainer, MetaState, Prior, TrainSettings, pretrain
-from .types import Params
+from .types import Params, TaskSpec
 from .workspace import Workspace
 
 __all__ = ["Experiment", "Findings", "Row", "TestSettings", "baselines", "conduct"]
@@ -169,7 +169,7 @@ class Findings:
 
 
 def baselines(
-    learner: Learner, past: TaskSource, settings: TrainSettings
+    learner: Learner, past: TaskSource, settings: TrainSettings, spec: TaskSpec
 ) -> dict[str, tuple[Learner, Params]]:
     """Return what every report compares with, ready to be evaluated.
 
@@ -181,6 +181,8 @@ def baselines(
         What may be learned from.
     settings : TrainSettings
         For pre-training.
+    spec : TaskSpec
+        Of the tasks that they are judged on.
 
     Returns
     -------
@@ -189,12 +191,12 @@ def baselines(
         (the latter where the tasks can be pooled), and shallow models on the raw inputs.
     """
     generator = Generator().manual_seed(settings.seed)
-    spec = past.spec
     chosen: dict[str, tuple[Learner, Params]] = {}
     if (net := learner.backbone) is not None:
         for name in ("scratch", "finetune"):
             trained = learners.get(name)(net=net)
-            params = trained.init(spec, generator) if name == "scratch" else pretrain(trained, past, settings)
+            anew = name == "scratch"
+            params = trained.init(spec, generator) if anew else pretrain(trained, past, settings, spec)
             chosen[name] = (trained, params)
     shallow = (
         ("nearest-centroid", "logistic-regression")
@@ -254,16 +256,23 @@ def conduct(
 
     methods = {learners.name_of(type(prior.learner)): (prior.learner, prior.params)}
     if experiment.test.baselines:
-        methods |= baselines(prior.learner, splits.train, experiment.train)
+        methods |= baselines(prior.learner, splits.train, experiment.train, splits.test.spec)
     tell = on_progress or (lambda method, done, total: None)
 
-    def judge(method: str, learner: Learner, params: Params, source: TaskSource, n_tasks: int) -> Evaluation:
+    def judge(
+        method: str,
+        learner: Learner,
+        params: Params,
+        source: TaskSource,
+        n_tasks: int,
+        trained: TaskSpec = prior.spec,
+    ) -> Evaluation:
         return evaluate(
             learner,
             params,
             source,
             method=method,
-            trained=prior.spec,
+            trained=trained,
             n_tasks=n_tasks,
             seed=experiment.test.seed,
             on_progress=lambda done: tell(method, done, n_tasks),
@@ -273,7 +282,8 @@ def conduct(
     for shots in experiment.test.shots:
         source = splits.test.with_shots(shots)
         for index, (method, (learner, params)) in enumerate(methods.items()):
-            found = judge(method, learner, params, source, experiment.test.n_tasks)
+            trained = splits.test.spec if index else prior.spec
+            found = judge(method, learner, params, source, experiment.test.n_tasks, trained)
             workspace.record(found, source, {"shots": shots}, f"{name}, test, {shots} shots")
             rows.append(Row(shots, found, is_baseline=index > 0))
 

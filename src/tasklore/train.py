@@ -439,7 +439,13 @@ def fastest(n_tasks: int, seconds: Callable[[int], float]) -> int:
     return chosen
 
 
-def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batch_size: int = 64) -> Params:
+def pretrain(
+    learner: Learner,
+    source: TaskSource,
+    settings: TrainSettings,
+    spec: TaskSpec | None = None,
+    batch_size: int = 64,
+) -> Params:
     """Train the learner's backbone plainly on the past tasks as one pool, and start params from there.
 
     Classes differ from task to task, so for classification the output layer is trained for all classes of the
@@ -452,6 +458,8 @@ def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batc
     source : TaskSource
     settings : TrainSettings
         Of which ``pretrain_steps``, ``seed`` are used.
+    spec : TaskSpec, optional
+        Of the tasks to come, where it has another number of outputs than the source's.
     batch_size : int
 
     Raises
@@ -464,8 +472,8 @@ def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batc
     net = learner.backbone
     if net is None:
         raise InvalidSetting(f"{type(learner).__name__} has no network to pre-train; use initial = 'random'")
-    spec, optimizer = source.pool_spec, Adam(1e-3)
-    weights = net.init(spec.input_shape, spec.n_outputs, Generator().manual_seed(settings.seed))
+    pooled, optimizer = source.pool_spec, Adam(1e-3)
+    weights = net.init(pooled.input_shape, pooled.n_outputs, Generator().manual_seed(settings.seed))
     moments = optimizer.init(weights)
     for index in range(settings.pretrain_steps):
         batch = source.pool(task_rng(settings.seed, "pretrain", index, 0), batch_size)
@@ -477,8 +485,8 @@ def pretrain(learner: Learner, source: TaskSource, settings: TrainSettings, batc
             )
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         weights, moments = optimizer.update(weights, dict(zip(leaves, slopes, strict=True)), moments)
-    start = learner.init(source.spec, Generator().manual_seed(settings.seed))
-    head = net.output_layer(weights) if spec.kind == "classification" else frozenset[str]()
+    start = learner.init(spec or source.spec, Generator().manual_seed(settings.seed))
+    head = net.output_layer(weights) if pooled.kind == "classification" else frozenset[str]()
     return {
         name: torch.zeros_like(tensor) if name in head else weights.get(name, tensor).detach()
         for name, tensor in start.items()

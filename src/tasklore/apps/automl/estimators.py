@@ -391,7 +391,7 @@ class AutoClassifier(ClassifierMixin, _Auto):
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
-            raise InvalidData(f"y holds one class only, {self.classes_[0]!r}; two classes are needed")
+            raise InvalidData(f"y holds one class only, {self.classes_[0]}; two classes are needed")
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities, shape (n_rows, n_classes), columns in the order of ``classes_``."""
@@ -407,7 +407,7 @@ class AutoClassifier(ClassifierMixin, _Auto):
         y = column_or_1d(y, warn=True)
         strange = np.setdiff1d(y, self.classes_)
         if len(strange):
-            raise InvalidData(f"y holds the label {strange[0]!r}, which fit did not see; fit again instead")
+            raise InvalidData(f"y holds the label {strange[0]}, which fit did not see; fit again instead")
         return np.searchsorted(self.classes_, y).astype(np.int64)
 
 
@@ -574,6 +574,11 @@ TRUSTED = frozenset(
             for name in ("ConstantKernel", "Product", "RBF", "Sum", "WhiteKernel")
         ),
         *("sklearn.model_selection._split.KFold", "sklearn.model_selection._split.StratifiedKFold"),
+        *(
+            f"sklearn.metrics._dist_metrics.{name}Distance64"
+            for name in ("Euclidean", "Manhattan", "Minkowski")
+        ),
+        *("sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree"),
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.tree._tree.Tree",
         *(f"tasklore.apps.automl.features.{name}" for name in ("DateParts", "FrequencyEncoder", "OneText")),
