@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.datasets
+from automl_cases import QUICK, classifier, quick_prior, regressor
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -26,44 +27,12 @@ from tasklore.apps.automl.descriptors import NAMES
 from tasklore.apps.automl.estimators import seconds_of
 from tasklore.apps.automl.losses import METRICS
 from tasklore.apps.automl.pipelines import Kind
-from tasklore.apps.automl.prior import TablePrior
 from tasklore.apps.automl.search import Trial
 from tasklore.apps.automl.space import candidates
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
 from tasklore.experience import EvaluationRecord, TaskRecord, open_store
 
 datasets: Any = sklearn.datasets  # which is typed in parts only
-
-QUICK: dict[Kind, tuple[str, ...]] = {
-    "classification": ("logistic-1", "lightgbm-quick", "gaussian-bayes", "tree-6", "discriminant"),
-    "regression": ("ridge-1", "lightgbm-quick", "tree-6", "bayesian-ridge", "neighbours-5"),
-}
-
-
-def quick_prior(kind: Kind) -> TablePrior:
-    """Return a prior that knows quick candidates only, from two past tables."""
-    names = QUICK[kind]
-    losses = np.linspace(0.3, 0.6, 2 * len(names), dtype=np.float32).reshape(2, -1)
-    return TablePrior(
-        kind,
-        names,
-        names,
-        ("one", "two"),
-        ("one", "two"),
-        losses,
-        np.full_like(losses, 0.02),
-        np.zeros((2, len(NAMES[kind])), dtype=np.float32),
-    )
-
-
-def classifier(**given: Any) -> AutoClassifier:
-    settings: dict[str, Any] = {"max_evaluations": 2, "n_jobs": 1, "prior": quick_prior("classification")}
-    return AutoClassifier(**{**settings, **given})
-
-
-def regressor(**given: Any) -> AutoRegressor:
-    settings: dict[str, Any] = {"max_evaluations": 2, "n_jobs": 1, "prior": quick_prior("regression")}
-    return AutoRegressor(**{**settings, **given})
 
 
 def board_of(model: AutoClassifier | AutoRegressor) -> Any:

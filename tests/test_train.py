@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from tasklore.artifacts import save_artifact
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
 from tasklore.evaluate import evaluate
+from tasklore.experiment import baselines
 from tasklore.learners.gradient import MAML, Reptile
 from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP, Conv4
@@ -92,6 +94,19 @@ def test_the_output_layer_of_a_pretrained_start_is_zero(digits: Splits) -> None:
     start = pretrain(learner, digits.train, TrainSettings(pretrain_steps=3))
     assert float(start["layer1.weight"].abs().sum()) == 0.0
     assert float(start["layer0.weight"].abs().sum()) > 0.0
+
+
+def test_baselines_have_as_many_outputs_as_new_tasks(digits: Splits) -> None:
+    """Training tasks may have more ways than those that are judged."""
+    train: Any = digits.train
+    past = dataclasses.replace(train, n_ways=8)
+    found = baselines(Prototypes(MLP((16,))), past, TrainSettings(pretrain_steps=3), digits.test.spec)
+    assert set(found) == {"scratch", "finetune", "nearest-centroid", "logistic-regression"}
+    for name, (learner, params) in found.items():
+        judged = evaluate(learner, params, digits.test, method=name, trained=digits.test.spec, n_tasks=20)
+        assert judged.score.mean > 0.3, name
+    for name in ("scratch", "finetune"):
+        assert found[name][1]["layer1.bias"].shape == (5,)
 
 
 def test_adjust_keeps_the_best_and_lowers_the_rate_when_stuck() -> None:

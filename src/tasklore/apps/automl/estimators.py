@@ -47,6 +47,7 @@ UNITS = {
 }
 FORMAT = 1
 N_WHY = 5
+LARGEST_TARGET = 1e100
 LEAK = 0.9999
 """A single column that tells the target as well as this is taken for a leak."""
 
@@ -447,6 +448,11 @@ class AutoRegressor(RegressorMixin, _Auto):
             ) from error
         if not np.isfinite(values).all():
             raise InvalidData("y contains NaN or infinity; leave out such rows first")
+        if np.abs(values).max(initial=0.0) > LARGEST_TARGET:
+            raise InvalidData(
+                f"y holds values up to {np.abs(values).max():.3g}, whose squares are no numbers any more; "
+                f"divide y so that it is at most {LARGEST_TARGET:g}"
+            )
         return values
 
 
@@ -629,7 +635,7 @@ def _warn_of_leaks(problem: Problem) -> None:
 def _tells(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether each value belongs to one class, and there are no more values than classes."""
     values = np.unique(x[:200])
-    if len(values) > int(y.max()) + 1:
+    if len(values) > int(y.max()) + 1 or len(y) < 5 * len(values):
         return False
     pairs = np.unique(np.column_stack([np.nan_to_num(x, nan=-1e31), y]), axis=0)
     return len(pairs) == int(y.max()) + 1 == len(np.unique(pairs[:, 0]))

@@ -120,7 +120,7 @@ class Measurement:
         Mean of a fold, in seconds of processor time.
     megabytes : float
         Largest size of the process so far.
-    predictions : ndarray of float32, shape (n, n_outputs)
+    predictions : ndarray, shape (n, n_outputs)
         Out of fold: probabilities or values, the mean where a row was judged several times; NaN for rows that
         never were.
     error : str
@@ -200,7 +200,8 @@ def measure(
     keep_models : bool
         Whether to return the fitted pipelines too.
     """
-    total = np.zeros((len(problem.y), problem.n_classes or 1), dtype=np.float32)
+    precision = np.float32 if problem.n_classes else np.float64
+    total = np.zeros((len(problem.y), problem.n_classes or 1), dtype=precision)
     times = np.zeros((len(problem.y), 1), dtype=np.float32)
     losses: list[float] = []
     models: list[bytes] = []
@@ -258,11 +259,11 @@ def fit_quietly(candidate: Candidate, problem: Problem, random_state: int = 0) -
 
 
 def outputs_of(pipeline: Any, table: Table, problem: Problem) -> np.ndarray:
-    """Return probabilities of all classes of the problem, or values, float32, shape (n, n_outputs)."""
+    """Return probabilities of all classes (float32), or values (float64), shape (n, n_outputs)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if problem.kind == "regression":
-            return np.asarray(pipeline.predict(table), dtype=np.float32).reshape(-1, 1)
+            return np.asarray(pipeline.predict(table), dtype=np.float64).reshape(-1, 1)
         found = np.zeros((len(table), problem.n_classes), dtype=np.float32)
         found[:, pipeline.classes_] = pipeline.predict_proba(table)  # a fold may lack a rare class
     return found

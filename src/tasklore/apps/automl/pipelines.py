@@ -255,7 +255,9 @@ def _columns(
     # A table without any column that tells rows apart still gives one, of zeros, to learn the mean from.
     rest = [schema.columns[0].name] if not parts else []
     if rest:
-        nothing = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=0, encoded_missing_value=0)
+        nothing = OrdinalEncoder(
+            handle_unknown="use_encoded_value", unknown_value=-1, encoded_missing_value=-1
+        )
         parts.append(("nothing", nothing, rest))
     if by_place:
         places = {column.name: place for place, column in enumerate(schema.columns)}
