@@ -1,0 +1,208 @@
+"""AutoML systems on the same tables, splits and budgets: log loss or R², mean rank, time kept.
+
+    tasklore collect DATA/MANIFEST.csv --store sqlite:///EXPERIENCE/lore.db      # once, hours
+    python benchmarks/automl.py DATA/MANIFEST.csv EXPERIENCE --budget 10
+
+Each system runs in a process of its own, the rivals in virtual environments of their own (made on first use
+under ``benchmarks/.envs``). Tasklore's prior is learned again for each table without the table's family. 40
+tables of different families are drawn with a fixed seed; a fifth of the rows, at most 5,000, is for testing.
+What is done is not done again, so the benchmark can be stopped at any moment.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from sklearn.model_selection import train_test_split
+
+from tasklore.apps.automl.collecting import Dataset, read_manifest
+from tasklore.apps.automl.losses import LOSSES
+from tasklore.apps.automl.pipelines import Kind
+from tasklore.apps.automl.portfolio import read_experience
+from tasklore.apps.automl.prior import TablePrior
+from tasklore.experience.store import open_store
+
+HERE = Path(__file__).parent
+RIVALS = {"flaml": "flaml[automl]==2.3.6", "autogluon": "autogluon.tabular[lightgbm,catboost,xgboost]==1.4.0"}
+SYSTEMS = (
+    *("tasklore", "portfolio", "random search", "forest", "boosting"),
+    *("flaml", "flaml zero-shot", "autogluon"),
+)
+MOST_TEST_ROWS = 5000
+PATIENCE = 20.0  # times the budget, and a minute: after that a system has failed
+
+
+def python_of(system: str, console: Console) -> str:
+    """Return the interpreter that a system runs with, making its environment if there is none."""
+    name = system.split()[0]
+    if name not in RIVALS:
+        return sys.executable
+    environment = HERE / ".envs" / name
+    python = environment / "bin" / "python"
+    if not (environment / "ready").exists():
+        console.print(f"making an environment for {name}: a few minutes")
+        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", RIVALS[name]], check=True)
+        (environment / "ready").touch()
+    return str(python)
+
+
+def drawn(manifest: list[Dataset], n: int, seed: int) -> list[Dataset]:
+    """Return tables of different families, drawn with a seed."""
+    order = np.random.default_rng(seed).permutation(len(manifest))
+    chosen: dict[str, Dataset] = {}
+    for dataset in (manifest[index] for index in order):
+        chosen.setdefault(dataset.family, dataset)
+    return list(chosen.values())[:n]
+
+
+def prior_without(family: str, kind: Kind, experience: Path, cache: Path) -> Path:
+    """Return the file of a prior that was learned from all other families."""
+    path = cache / f"{kind}-{family}.safetensors"
+    if not path.exists():
+        with open_store(experience / "lore.db") as store:
+            known = read_experience(store, experience / "artifacts", kind)
+        TablePrior.learn([measured for measured in known if measured.family != family]).save(path)
+    return path
+
+
+def run(system: str, dataset: Dataset, budget: float, prior: Path, python: str) -> dict[str, Any]:
+    """Return what a system came to on a table."""
+    frame: Any = pd.read_csv(dataset.path, low_memory=False)
+    frame = frame[frame[dataset.target].notna()].rename(columns={dataset.target: "target"})
+    classes = dataset.kind == "classification"
+    if classes:  # numbers from 0 on, so that every system sees the same
+        frame["target"] = np.unique(frame["target"].astype(str), return_inverse=True)[1]
+        frame = frame[frame.groupby("target")["target"].transform("size") >= 2]
+    n_test = min(MOST_TEST_ROWS, len(frame) // 5)
+    n_test = max(n_test, frame["target"].nunique()) if classes else n_test
+    stratify = frame["target"] if classes else None
+    parts: list[Any] = train_test_split(frame, test_size=n_test, random_state=0, stratify=stratify)
+    train, test = parts
+    truth = test["target"].to_numpy()
+    n_classes = int(frame["target"].max()) + 1 if classes else 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train.to_csv(folder / "train.csv", index=False)
+        test.drop(columns="target").to_csv(folder / "test.csv", index=False)
+        (folder / "about.json").write_text(json.dumps({"kind": dataset.kind}))
+        (folder / "prior.safetensors").write_bytes(prior.read_bytes())
+        command = [python, str(HERE / "automl_systems.py"), system, name, str(budget)]
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                command,
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE * budget + 60,
+            )
+            error = done.stderr[-2000:] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            error = "it did not end"
+        result: dict[str, Any] = {
+            "table": dataset.name,
+            "kind": dataset.kind,
+            "system": system,
+            "budget": budget,
+            "seconds_in_all": time.perf_counter() - started,
+            "trivial": loss_of_trivial(train["target"].to_numpy(), truth, dataset.kind, n_classes),
+        }
+        if error:
+            return {**result, "error": error}
+        with np.load(folder / "predictions.npz") as found:
+            outputs = found["outputs"]
+            if classes:
+                whole = np.zeros((len(truth), n_classes))
+                whole[:, found["classes"].astype(int)] = outputs
+                outputs = whole
+        outcome = json.loads((folder / "outcome.json").read_text())
+    return {**result, **outcome, "error": "", "loss": LOSSES[dataset.kind](truth, outputs)}
+
+
+def loss_of_trivial(y: np.ndarray, truth: np.ndarray, kind: Kind, n_classes: int) -> float:
+    """Return the loss of predicting always the same."""
+    if kind == "regression":
+        return LOSSES[kind](truth, np.full(len(truth), y.mean()))
+    shares = np.bincount(y, minlength=n_classes) / len(y)
+    return LOSSES[kind](truth, np.tile(shares, (len(truth), 1)))
+
+
+def summary(results: list[dict[str, Any]], budget: float) -> Table:
+    """Return the comparison over tables that every system was tried on."""
+    systems = [system for system in SYSTEMS if any(r["system"] == system for r in results)]
+    by_table: dict[str, dict[str, dict[str, Any]]] = {}
+    for result in results:
+        by_table.setdefault(result["table"], {})[result["system"]] = result
+    whole = [found for found in by_table.values() if len(found) == len(systems)]
+    losses = np.array([[found[s].get("loss", np.inf) for s in systems] for found in whole])
+    trivial = np.array([found[systems[0]]["trivial"] for found in whole])
+    losses = np.minimum(losses, trivial[:, None])  # a failure is worth as much as predicting always the same
+    ranks = 1 + (losses[:, None, :] < losses[:, :, None]).sum(2)
+    ranks = ranks + ((losses[:, None, :] == losses[:, :, None]).sum(2) - 1) / 2
+    best = losses.min(1, keepdims=True)
+    scores = 1 - (losses - best) / np.maximum(trivial[:, None] - best, 1e-9)
+    grid = Table(title=f"{budget:g} s, {len(whole)} tables", title_justify="left")
+    for column in ("system", "mean rank", "normalised score", "wins", "failures", "seconds: median", "most"):
+        grid.add_column(column, justify="left" if column == "system" else "right")
+    for place, system in enumerate(systems):
+        seconds = [f[system].get("fit_seconds", f[system]["seconds_in_all"]) for f in whole]
+        half = 1.96 * ranks[:, place].std(ddof=1) / np.sqrt(len(whole))
+        spread = 1.96 * scores[:, place].std(ddof=1) / np.sqrt(len(whole))
+        grid.add_row(
+            system,
+            f"{ranks[:, place].mean():.2f} ± {half:.2f}",
+            f"{scores[:, place].mean():.3f} ± {spread:.3f}",
+            str(int((losses[:, place] <= best[:, 0]).sum())),
+            str(sum(bool(f[system]["error"]) for f in whole)),
+            f"{np.median(seconds):.1f}",
+            f"{max(seconds):.1f}",
+        )
+    return grid
+
+
+def main() -> None:
+    """Run what is missing, and print the comparison."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifest", type=Path, help="list of tables")
+    parser.add_argument("experience", type=Path, help="folder with lore.db and artifacts/")
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds")
+    parser.add_argument("--tables", type=int, default=40)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=HERE / "results" / "automl")
+    arguments = parser.parse_args()
+    console = Console(width=130)
+    cache = arguments.folder / "priors"
+    cache.mkdir(parents=True, exist_ok=True)
+    results: list[dict[str, Any]] = []
+    for dataset in drawn(read_manifest(arguments.manifest), arguments.tables, arguments.seed):
+        prior = prior_without(dataset.family, dataset.kind, arguments.experience, cache)
+        for system in arguments.systems:
+            key = f"{dataset.name}-{system.replace(' ', '_')}-{arguments.budget:g}.json"
+            path = arguments.folder / key
+            if not path.exists():
+                found = run(system, dataset, arguments.budget, prior, python_of(system, console))
+                path.write_text(json.dumps(found, indent=1))
+                shown = found["error"].strip().splitlines()[-1][:90] if found["error"] else ""
+                console.print(
+                    f"{dataset.name:32} {system:16} loss {found.get('loss', float('nan')):9.4f} of "
+                    f"{found['trivial']:.4f}, {found.get('fit_seconds', float('nan')):6.1f} s {shown}"
+                )
+            results.append(json.loads(path.read_text()))
+    console.print(summary(results, arguments.budget))
+
+
+if __name__ == "__main__":
+    main()
