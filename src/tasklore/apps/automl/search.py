@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ...canonical import dumps
 from ...errors import InvalidSetting
 from .descriptors import describe
 from .ensembles import select
 from .losses import METRICS, Metric
-from .measuring import Folds, Measurement, Problem, fit_quietly, folds_of, outputs_of
+from .measuring import Folds, Measurement, Problem, fit_quietly, folds_of, measure, outputs_of
 from .pipelines import Candidate, Features
 from .prior import TablePrior
 from .space import candidates
@@ -43,6 +44,7 @@ PROMISE = 1e-4
 FEWEST_ROWS = 1000  # that a large table is searched on
 STEP_UP = 4  # times more rows
 N_UP = 10  # candidates that go up
+OVERHEAD = 0.01  # seconds of a fold
 LONGEST_TRIAL = 600.0  # seconds, whatever the budget
 LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
@@ -241,7 +243,7 @@ class _Search:
     watch: Callable[[Trial], None]
     trials: list[Trial] = field(default_factory=list[Trial])
     taken: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
-    speed: list[float] = field(default_factory=list[float])  # logarithms of measured / expected times
+    speed: list[float] = field(default_factory=list[float])  # logarithms of measured / expected seconds
 
     def run(self) -> Found:
         with _workers(self.budget) as workers:
@@ -297,15 +299,17 @@ class _Search:
         """Fit a small tree, so that there is something whatever happens."""
         n_columns = self.problem.table.shape[1]
         few = self.problem.sample(max(200, QUICK_CELLS // n_columns), self.budget.random_state)
-        quick = Candidate("first", "tree", {"max_depth": 6, "min_samples_leaf": 5}, Features())
+        leaf = max(5, len(few.y) // 50)
+        quick = Candidate("first", "tree", {"max_depth": 6, "min_samples_leaf": leaf}, Features())
         constant = Candidate("constant", "constant", {}, Features())
         rowless = self._rowless()
+        always = fit_quietly(constant, few)
         try:
             pipeline = fit_quietly(quick, few, self.budget.random_state)
             outputs_of(pipeline, few.table.iloc[:1], few)
         except (ValueError, ArithmeticError, MemoryError, TypeError):
-            return Blend(rowless, ((1.0, constant, (fit_quietly(constant, few),)),))
-        return Blend(rowless, ((1.0, quick, (pipeline,)),))
+            return Blend(rowless, ((1.0, constant, (always,)),))
+        return Blend(rowless, ((0.8, quick, (pipeline,)), (0.2, constant, (always,))))
 
     def _rowless(self) -> Problem:
         return self.problem.rows(np.arange(0))
@@ -343,9 +347,11 @@ class _Search:
 
     def _try_candidates(self, workers: list[Worker]) -> str:
         """Try candidates until the budget is spent, and return why it ended."""
-        idle, running = list(workers), dict[Future[Measurement], tuple[Worker, str, int]]()
+        idle, running = list(workers), dict[Future[Measurement], tuple[Worker, str, int, float]]()
         loaded: dict[Worker, int] = {}
         reason = "every candidate was tried"
+        if self.budget.seconds is not None:
+            self._while_starting(workers)
         with ThreadPoolExecutor(len(workers)) as threads:
             while True:
                 while idle and (chosen := self._next(len(running))) is not None:
@@ -354,14 +360,14 @@ class _Search:
                     self.taken[chosen] = len(self.taken)
                     worker = idle.pop()
                     future = threads.submit(self._measure, worker, self.suited[name], level, bar, loaded)
-                    running[future] = (worker, name, level)
+                    running[future] = (worker, name, level, self._elapsed())
                 if not running:
                     break
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    worker, name, level = running.pop(future)
+                    worker, name, level, began = running.pop(future)
                     idle.append(worker)
-                    self._note(name, level, future.result())
+                    self._note(name, level, future.result(), began)
         if self.budget.seconds is not None and self._left() <= 0.02 * self.budget.seconds:
             reason = "the time was over"
         elif self._enough():
@@ -384,6 +390,32 @@ class _Search:
             return math.inf
         return best + HOPELESS * max(self.levels[level].trivial - best, 0.0)
 
+    def _while_starting(self, workers: list[Worker]) -> None:
+        """Try quick candidates in this process until another one is ready, which may take seconds."""
+        most = 0.05 * (self.budget.seconds or 0.0)
+        while not any(worker.ready for worker in workers):
+            cost = {
+                name: seconds
+                for name in self.distinct
+                if (name, 0) not in self.taken
+                and (seconds := self._expected_trial(name, 0)) < min(most, 0.5 * self._left())
+            }
+            name = self.prior.choose(self._tried(), self.described, cost, len(self.taken))
+            if name is None or self._left() <= 0:
+                return
+            design, bar, began = self.levels[0], self._bar(0), self._elapsed()
+            self.taken[name, 0] = len(self.taken)
+            with threadpool_limits(1):
+                found = measure(
+                    self.suited[name],
+                    design.problem,
+                    design.folds,
+                    self.budget.random_state,
+                    bar,
+                    keep_models=True,
+                )
+            self._note(name, 0, found, began)
+
     def _measure(
         self, worker: Worker, candidate: Candidate, level: int, bar: float, loaded: dict[Worker, int]
     ) -> Measurement:
@@ -401,7 +433,7 @@ class _Search:
             starting=limit,
         )
 
-    def _note(self, name: str, level: int, measured: Measurement) -> None:
+    def _note(self, name: str, level: int, measured: Measurement, began: float) -> None:
         index, n_rows = self.taken[name, level], self.levels[level].n_rows
         trial = Trial(index, self.suited[name], measured, level, n_rows, self._elapsed(), math.nan)
         if trial.whole:
@@ -410,8 +442,8 @@ class _Search:
             trial = dataclasses.replace(trial, score=score)
         self.trials.append(trial)
         if measured.losses:
-            expected = self._expected_fit(name, level)
-            self.speed.append(math.log(max(measured.fit_seconds, 1e-3) / expected))
+            taken = (self._elapsed() - began) / len(measured.losses)
+            self.speed.append(math.log(max(taken, 1e-3) / (self._expected_fit(name, level) + OVERHEAD)))
         self.watch(trial)
 
     def _judged(
@@ -430,7 +462,7 @@ class _Search:
     def _expected_trial(self, name: str, level: int) -> float:
         """Return the seconds that trying a candidate is expected to take on this machine."""
         factor = math.exp(float(np.median(self.speed))) if self.speed else 1.0
-        return factor * self._expected_fit(name, level) * len(self.levels[level].folds) + 0.02
+        return factor * (self._expected_fit(name, level) + OVERHEAD) * len(self.levels[level].folds)
 
     def _enough(self) -> bool:
         return self.budget.evaluations is not None and len(self.taken) >= self.budget.evaluations

@@ -83,7 +83,7 @@ class Worker:
         pipe = self.start()
         try:
             if not self._ready:
-                self._ready = pipe.poll(starting) and bool(pipe.recv())
+                self._ready = bool(pipe.poll(starting) and pipe.recv())
             if self._ready:
                 if not self._informed:  # not before: a send waits until the other side has started
                     pipe.send(self._loaded)
@@ -112,6 +112,16 @@ class Worker:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process has started and would begin at once; does not wait."""
+        if not self._ready and self._pipe is not None:
+            try:
+                self._ready = self._pipe.poll(0) and bool(self._pipe.recv())
+            except (EOFError, OSError):
+                return False
+        return bool(self._ready)
 
     def start(self) -> Connection:
         """Start the process if it does not run, without waiting for it."""
