@@ -192,7 +192,7 @@ def test_the_budget_is_kept() -> None:
         started = time.monotonic()
         model = AutoClassifier(budget=budget, n_jobs=2).fit(x, y)
         taken = time.monotonic() - started
-        assert taken < budget * 1.05 + 1.0, "with a second for a busy machine"
+        assert taken < budget + 5.0, "benchmarks say how exactly; this is for a busy machine"
         assert model.score(x, y) > 0.9
 
 

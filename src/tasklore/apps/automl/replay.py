@@ -41,13 +41,16 @@ class Played:
     blend: float
 
 
-def as_in_search(prior: TablePrior, measured: Measured, n_folds: int = 3) -> Choose:
-    """Return how a real search chooses, with its estimates of time."""
+def as_in_search(prior: TablePrior, measured: Measured, *, timed: bool = True, n_folds: int = 3) -> Choose:
+    """Return how a real search chooses: with its estimates of time, or by the number of evaluations."""
     expected = dict(zip(prior.candidates, prior.seconds_for(measured.descriptors).tolist(), strict=True))
     known = [name for name in expected if name in measured.losses and name != "constant"]
 
     def choose(tried: Mapping[str, float]) -> str | None:
         cost = {name: expected[name] * n_folds + 0.02 for name in known if name not in tried}
+        if not timed and cost:
+            likeness = prior.likeness(tried, measured.descriptors)
+            return prior.most_promising(tried, likeness, dict.fromkeys(cost, 1.0))
         return prior.choose(tried, measured.descriptors, cost, len(tried))
 
     return choose

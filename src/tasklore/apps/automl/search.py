@@ -506,9 +506,12 @@ class _Search:
         """Choose by losses alone, and only those of generations that are over."""
         if len(self.taken) % GENERATION == 0 and n_running:
             return None
-        rest = {name: 1.0 for name in self.distinct if (name, 0) not in self.taken}
-        chosen = self.prior.choose(self._tried(), self.described, rest, len(self.taken))
-        return (chosen, 0) if chosen else None
+        rest = [name for name in self.distinct if (name, 0) not in self.taken]
+        if not rest:
+            return None
+        tried = self._tried()
+        likeness = self.prior.likeness(tried, self.described)
+        return self.prior.most_promising(tried, likeness, dict.fromkeys(rest, 1.0)), 0
 
     def _next_upward(self) -> tuple[str, int] | None:
         """Return one of the best candidates of a level for the one above it."""
