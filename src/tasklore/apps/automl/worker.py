@@ -10,6 +10,7 @@ import resource
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -146,22 +147,23 @@ def serve(descriptor: int, memory_limit: int) -> None:
     """Answer the parent until it hangs up; what the process does."""
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit << 20, memory_limit << 20))
+    with Connection(descriptor) as pipe, suppress(EOFError, OSError, MemoryError):  # the parent hung up
+        _answer(pipe)
+
+
+def _answer(pipe: "Connection[Any, Any]") -> None:
     loaded: _Load | None = None
-    with Connection(descriptor) as pipe:
-        pipe.send(True)
-        while True:
-            try:
-                asked: Any = pipe.recv()
-            except (EOFError, OSError, MemoryError):
+    pipe.send(True)
+    while True:
+        asked: Any = pipe.recv()
+        match asked:
+            case _Load():
+                loaded = asked
+            case _Try() if loaded is not None:
+                how = (asked.random_state, asked.give_up_above, asked.keep_models)
+                pipe.send(measure(asked.candidate, loaded.problem, loaded.folds, *how))
+            case _:
                 return
-            match asked:
-                case _Load():
-                    loaded = asked
-                case _Try() if loaded is not None:
-                    how = (asked.random_state, asked.give_up_above, asked.keep_models)
-                    pipe.send(measure(asked.candidate, loaded.problem, loaded.folds, *how))
-                case _:
-                    return
 
 
 def _pair() -> tuple[Connection, Connection]:
