@@ -52,6 +52,7 @@ WEIGHTS = (
         "check_sample_weight_equivalence_on_sparse_data": WEIGHTS,
     },
 )
+@pytest.mark.filterwarnings("ignore:.*looks like leakage")
 def test_scikit_learn_accepts_it(estimator: BaseEstimator, check: Any) -> None:
     check(estimator)
 

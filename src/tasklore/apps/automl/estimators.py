@@ -389,6 +389,8 @@ class AutoClassifier(ClassifierMixin, _Auto):
         y = column_or_1d(y, warn=True)
         if pd.isna(pd.Series(y)).any():
             raise InvalidData("y contains NaN: labels are missing; leave out such rows first")
+        if y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise InvalidData("Input y contains infinity or a value too large for dtype('float64').")
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:

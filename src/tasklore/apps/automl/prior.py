@@ -34,7 +34,7 @@ TRUST = 3.0  # tried candidates from which on behaviour counts as much as descri
 LEAST_SECONDS = 2e-3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TablePrior:
     """Past tables, and an order of candidates.
 
@@ -63,6 +63,9 @@ class TablePrior:
     losses: np.ndarray
     seconds: np.ndarray
     descriptors: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"TablePrior({self.kind!r}, {len(self.tasks)} tables, {len(self.candidates)} candidates)"
 
     @classmethod
     def learn(cls, experience: Sequence[Measured], n_portfolio: int = N_PORTFOLIO) -> Self:
