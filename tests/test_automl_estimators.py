@@ -231,6 +231,18 @@ def test_a_killed_process_costs_one_candidate() -> None:
     assert model.score(x, y) > 0.9
 
 
+def test_an_interrupt_does_not_wait() -> None:
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+
+    def interrupt(trial: Trial) -> None:
+        raise KeyboardInterrupt
+
+    model = classifier(n_jobs=2, max_evaluations=4)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(watch=interrupt).fit(x, y)
+    assert model.set_params(watch=None).fit(x, y).score(x, y) > 0.9
+
+
 def test_memory_is_limited() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(4000, 300)), rng.integers(0, 2, 4000)

@@ -353,21 +353,26 @@ class _Search:
         if self.budget.seconds is not None:
             self._while_starting(workers)
         with ThreadPoolExecutor(len(workers)) as threads:
-            while True:
-                while idle and (chosen := self._next(len(running))) is not None:
-                    name, level = chosen
-                    bar = self._bar(level)
-                    self.taken[chosen] = len(self.taken)
-                    worker = idle.pop()
-                    future = threads.submit(self._measure, worker, self.suited[name], level, bar, loaded)
-                    running[future] = (worker, name, level, self._elapsed())
-                if not running:
-                    break
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    worker, name, level, began = running.pop(future)
-                    idle.append(worker)
-                    self._note(name, level, future.result(), began)
+            try:
+                while True:
+                    while idle and (chosen := self._next(len(running))) is not None:
+                        name, level = chosen
+                        bar = self._bar(level)
+                        self.taken[chosen] = len(self.taken)
+                        worker = idle.pop()
+                        future = threads.submit(self._measure, worker, self.suited[name], level, bar, loaded)
+                        running[future] = (worker, name, level, self._elapsed())
+                    if not running:
+                        break
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        worker, name, level, began = running.pop(future)
+                        idle.append(worker)
+                        self._note(name, level, future.result(), began)
+            except BaseException:  # an interrupt must not wait for what is being tried
+                for worker, *_ in running.values():
+                    worker.kill()
+                raise
         if self.budget.seconds is not None and self._left() <= 0.02 * self.budget.seconds:
             reason = "the time was over"
         elif self._enough():

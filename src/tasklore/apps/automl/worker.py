@@ -7,6 +7,7 @@ process, which has a memory limit of its own.
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -98,6 +99,11 @@ class Worker:
         self.close()
         return Measurement(candidate.name, (), 0.0, 0.0, 0.0, np.empty((0, 0), np.float32), fault)
 
+    def kill(self) -> None:
+        """End the process from another thread than the one that waits for it, which then hears of it."""
+        if (process := self._process) is not None:
+            process.kill()
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
         if self._process is not None:
@@ -145,6 +151,7 @@ class Worker:
 
 def serve(descriptor: int, memory_limit: int) -> None:
     """Answer the parent until it hangs up; what the process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit << 20, memory_limit << 20))
     with Connection(descriptor) as pipe, suppress(EOFError, OSError, MemoryError):  # the parent hung up
