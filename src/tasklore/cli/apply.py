@@ -1,7 +1,7 @@
 """Adapt a prior to one task of one's own, and predict with the result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -44,7 +44,7 @@ def adapt(
 
 
 def predict(
-    predictor: Annotated[Path, typer.Argument(help="As `tasklore adapt` leaves it.")],
+    predictor: Annotated[Path, typer.Argument(help="As `tasklore adapt` or `tasklore fit` leaves it.")],
     inputs: Annotated[Path, typer.Argument(help=f"{INPUT_HELP}; labels are not needed.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .csv; standard output by default.")
@@ -52,28 +52,70 @@ def predict(
     target: Annotated[str | None, typer.Option(help="A column to leave out, if the table has it.")] = None,
     invert: Annotated[bool, typer.Option("--invert", help=INVERT_HELP)] = False,
 ) -> None:
-    """Predict with an adapted predictor: one line for each example."""
+    """Predict with an adapted predictor or a fitted model: one line for each example."""
     import csv
     import io
 
     from ..files import replacing
-    from ..predictor import Predictor
 
-    loaded = Predictor.load(predictor)
-    x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False, invert=invert)
-    answers = loaded.predict(x)
-    chances = loaded.predict_proba(x) if loaded.labels else None
+    answer = _model_answers if _is_archive(predictor) else _predictor_answers
+    labels, answers, chances = answer(predictor, inputs, target, invert=invert)
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["prediction", *(f"probability {label}" for label in loaded.labels)])
-    for i, answer in enumerate(answers):
-        writer.writerow([answer, *([] if chances is None else (f"{p:.6f}" for p in chances[i]))])
+    writer.writerow(["prediction", *(f"probability {label}" for label in labels)])
+    for i, answered in enumerate(answers):
+        writer.writerow([answered, *([] if chances is None else (f"{p:.6f}" for p in chances[i]))])
     if output is None:
         typer.echo(table.getvalue(), nl=False)
         return
     with replacing(output) as file:
         file.write(table.getvalue().encode())
     typer.echo(f"{len(answers)} predictions written to {output}")
+
+
+Answers: TypeAlias = "tuple[list[str], np.ndarray, np.ndarray | None]"
+"""Labels, what was predicted, and the probability of each label."""
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether it begins as a .zip does: a model of `tasklore fit` is one, a predictor is not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:  # told by whoever opens it next
+        return False
+
+
+def _predictor_answers(path: Path, inputs: Path, target: str | None, *, invert: bool) -> Answers:
+    from ..predictor import Predictor
+
+    loaded = Predictor.load(path)
+    x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False, invert=invert)
+    return list(loaded.labels), loaded.predict(x), loaded.predict_proba(x) if loaded.labels else None
+
+
+def _model_answers(path: Path, inputs: Path, target: str | None, *, invert: bool) -> Answers:
+    from rich.console import Console
+
+    from ..apps.automl.estimators import AutoClassifier, load_model
+    from ..errors import InvalidData, InvalidSetting
+    from .tables import read_table, telling_warnings
+
+    if invert:
+        raise InvalidSetting(f"--invert is for images, and {path} is a model for tables; leave it out")
+    model = load_model(path)
+    table = read_table(inputs)
+    if target is not None:
+        if target not in table:
+            raise InvalidData(
+                f"{inputs} has no column {target!r}; it has {', '.join(map(str, table.columns[:10]))}"
+            )
+        table = table.drop(columns=target)
+    with telling_warnings(Console(stderr=True, highlight=False)):
+        if not isinstance(model, AutoClassifier):
+            return [], model.predict(table), None
+        chances = model.predict_proba(table)
+    return [str(label) for label in model.classes_], model.classes_[chances.argmax(1)], chances
 
 
 def _read(

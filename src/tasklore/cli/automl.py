@@ -1,16 +1,148 @@
-"""Experience with tables."""
+"""A model for a table, and experience with tables."""
 
+import contextlib
+import json
+import os
 import shlex
 import sys
+from collections.abc import Generator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from .running import Quiet, Store
+from .running import Json, Quiet, Store
 
-__all__ = ["collect"]
+__all__ = ["collect", "fit"]
+
+
+class Task(StrEnum):
+    """What a target asks for."""
+
+    classification = "classification"
+    regression = "regression"
+
+
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="What to search by: log_loss (by default), accuracy, balanced_accuracy or roc_auc; for numbers "
+        "r2 (by default), mean_absolute_error or root_mean_squared_error."
+    ),
+]
+Evaluations = Annotated[
+    int | None, typer.Option(help="Try so many candidates instead, however long it takes.", min=1)
+]
+TestSize = Annotated[
+    float, typer.Option(help="Share of the rows kept aside to test on; 0 for none.", min=0.0, max=0.5)
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where the model goes.")]
+Report = Annotated[Path | None, typer.Option(help="Where the HTML report goes; beside the model by default.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
+NoRemember = Annotated[bool, typer.Option("--no-remember", help="Use what the store knows, but add nothing.")]
+
+
+def fit(  # noqa: PLR0913 - one parameter for each option
+    data: Annotated[Path, typer.Argument(help="A .csv, .csv.gz or .parquet: one row for each example.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    budget: Annotated[str, typer.Option(help="Time of the search: 60s, 10min, 1h.")] = "60s",
+    max_evaluations: Evaluations = None,
+    task: Annotated[Task | None, typer.Option(help="Decided from the target by default.")] = None,
+    metric: Metric = None,
+    test_size: TestSize = 0.2,
+    output: Output = Path("model.skops"),
+    report: Report = None,
+    no_report: NoReport = False,
+    store: Store = None,
+    no_remember: NoRemember = False,
+    jobs: Annotated[int, typer.Option(help="Candidates tried at a time; -1 for one for each core.")] = -1,
+    seed: Annotated[int, typer.Option(help="Of the search and of the draw of test rows.", min=0)] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Find a model for a table within a time budget, test it on rows kept aside, save it, and report.
+
+    It starts from experience with past tables, and adds its own to your store: never a row of the data.
+    """
+    from ..apps.automl.report import write_report
+    from . import searching, tables
+
+    console = Console(quiet=quiet or as_json, highlight=False)
+    place = None if no_report else _report_place(report, output, console)
+    asked = searching.Asked(
+        budget, max_evaluations, None if task is None else task.value, metric, test_size, seed, jobs
+    )
+    asked.check()
+    _check_places(output, place)
+    table = tables.Prepared.of(data, target, asked.task, test_size, seed)
+    with _stopping("stopped: no model was saved, nothing was remembered. To begin again:", again=True):
+        fitted = searching.conduct(table, asked, store, not no_remember, console)
+    fitted.model.save(output)
+    with _stopping(f"stopped after the model had been saved in {output}; there is no report"):
+        fitted = searching.tested(fitted)
+        searching.tell(fitted, console)
+        if place is not None:
+            with console.status("asking what each column is worth, and writing the report"):
+                write_report(fitted, place)
+    if as_json:
+        places = {"model": str(output), "report": None if place is None else str(place)}
+        typer.echo(json.dumps({**searching.as_json(fitted), **places}, allow_nan=False))
+    else:
+        _tell_places(output, place, console)
+
+
+def _report_place(report: Path | None, output: Path, console: Console) -> Path | None:
+    """Return where the report goes; None if it cannot be written and nobody asked for it."""
+    from ..apps.automl.report import check_installed
+    from ..errors import MissingDependency
+
+    try:
+        check_installed()
+    except MissingDependency as error:
+        if report is not None:
+            raise
+        console.print(f"note: there will be no report: {error}", markup=False, soft_wrap=True)
+        return None
+    return report or output.with_suffix(".html")
+
+
+def _check_places(*places: Path | None) -> None:
+    """Raise, before any work, where a result could not be written."""
+    from ..errors import StoreError
+
+    for place in places:
+        if place is None:
+            continue
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{place.parent} cannot be made: {error.strerror}; choose another place"
+            ) from error
+        if place.is_dir() or not os.access(place.parent, os.W_OK):
+            raise StoreError(f"{place} cannot be written; give the path of a file in a folder of yours")
+
+
+def _tell_places(output: Path, report: Path | None, console: Console) -> None:
+    console.print(f"Model: {output}", markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"Report: {report}", markup=False, soft_wrap=True)
+    command = shlex.join(["tasklore", "predict", str(output), "NEW.csv", "--output", "predictions.csv"])
+    console.print(f"To predict: {command}", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _stopping(what: str, *, again: bool = False) -> Generator[None]:
+    """Turn Ctrl-C, or the wish of the system to end us, into a message that says what is lost or kept."""
+    from ..errors import Interrupted
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = "\n" + shlex.join(["tasklore", *sys.argv[1:]]) if again else ""
+        raise Interrupted(what + command) from None
 
 
 def collect(

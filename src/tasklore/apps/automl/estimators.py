@@ -47,6 +47,10 @@ UNITS = {
 }
 FORMAT = 1
 N_WHY = 5
+LEADERBOARD = [
+    *("candidate", "model", "score", "loss", "weight", "rows"),
+    *("fit_seconds", "predict_seconds", "at", "error"),
+]
 LARGEST_TARGET = 1e100
 LEAK = 0.9999
 """A single column that tells the target as well as this is taken for a leak."""
@@ -491,8 +495,9 @@ def leaderboard(found: Found) -> pd.DataFrame:
         }
         for trial in found.trials
     ]
-    table = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["candidate", "score", "loss"])
-    return table.sort_values(["rows", "loss"], ascending=[False, True], ignore_index=True)
+    table = pd.DataFrame(rows, columns=LEADERBOARD)
+    ascending = [False, not found.metric.larger_is_better]
+    return table.sort_values(["rows", "score"], ascending=ascending, ignore_index=True)
 
 
 def why(found: Found, prior: TablePrior, n: int = N_WHY) -> pd.DataFrame:

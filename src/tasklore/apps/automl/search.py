@@ -185,6 +185,8 @@ class Found:
     loss : float
         Cross-validated, of the blend; slightly too good, as the blend was chosen on it. NaN if nothing but
         the first quick model was finished.
+    metric : Metric
+        What it was chosen by.
     reason : str
         Why the search ended.
     seconds : float
@@ -199,6 +201,7 @@ class Found:
     level: int
     trivial: float
     loss: float
+    metric: Metric
     reason: str
     seconds: float
     first_model: float
@@ -280,6 +283,7 @@ class _Search:
             level,
             self.levels[0].trivial,
             loss,
+            self.metric,
             reason,
             self._elapsed(),
             first_model,
@@ -379,6 +383,8 @@ class _Search:
             reason = "the number of evaluations was reached"
         elif self._patience_is_over():
             reason = "nothing promised more"
+        elif any((name, 0) not in self.taken for name in self.distinct):
+            reason = "nothing else was expected to be done in time"
         return reason
 
     def _known(self, level: int) -> list[Trial]:

@@ -1,0 +1,225 @@
+"""Tables from files: rows, the target and what kind of task it is, and rows kept aside for an honest test."""
+
+import contextlib
+import difflib
+import warnings
+import zlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from ..apps.automl.pipelines import Kind
+from ..errors import InvalidData, MissingDependency
+
+__all__ = ["Prepared", "Target", "keep_aside", "read_table", "read_target", "telling_warnings"]
+
+MOST_CLASSES = 20  # whole numbers with no more different values are taken for labels
+ROWS_PER_CLASS = 5  # … if there are so many rows of each, on average
+NUMBERS = 0.5  # share of a text column that are numbers, from which on the others look like faults
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The column to predict.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n_known,)
+        Labels (text, truth values or int64), or float64 numbers.
+    kind : {"classification", "regression"}
+    known : ndarray of bool, shape (n_rows,)
+        Which rows of the table have one.
+    """
+
+    y: np.ndarray
+    kind: Kind
+    known: np.ndarray
+
+    @property
+    def n_left_out(self) -> int:
+        """Rows without a target."""
+        return int((~self.known).sum())
+
+    @property
+    def described(self) -> str:
+        """What it is, in words."""
+        if self.kind == "regression":
+            return f"numbers from {self.y.min():.6g} to {self.y.max():.6g}"
+        names = [str(name) for name in np.unique(self.y)]
+        shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+        return f"{len(names)} class{'' if len(names) == 1 else 'es'}: {shown}"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A table that is ready for a search.
+
+    Parameters
+    ----------
+    name, target : str
+        Of the file without folders, and of the column to predict.
+    X : DataFrame
+        All rows with a target, without it.
+    wanted : Target
+    searched, kept : ndarray of int
+        Rows to search on, and rows kept aside.
+    """
+
+    name: str
+    target: str
+    X: pd.DataFrame
+    wanted: Target
+    searched: np.ndarray
+    kept: np.ndarray
+
+    @classmethod
+    def of(cls, path: Path, target: str, task: Kind | None, test_size: float, seed: int) -> Self:
+        """Read a table, its target, and draw the rows of the test."""
+        table = read_table(path)
+        wanted = read_target(table, target, task, path)
+        rows: Any = table.drop(columns=target)[wanted.known]
+        rows = rows.reset_index(drop=True)
+        return cls(path.name, target, rows, wanted, *keep_aside(wanted, test_size, seed))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a .csv (columns apart by comma, semicolon or tab; packed or not) or a .parquet.
+
+    Raises
+    ------
+    InvalidData
+        There is no such file, or it is no table.
+    MissingDependency
+        A .parquet needs pyarrow.
+    """
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise InvalidData(f"{path} {found}; give a .csv, a .csv.gz or a .parquet")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except ImportError as error:
+        raise MissingDependency(
+            f"{path} needs pyarrow to be read: pip install pyarrow, or give a .csv"
+        ) from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise InvalidData(f"{path} cannot be read as a table: {error}; give a .csv in UTF-8") from error
+    table.columns = [str(name) for name in table.columns]
+    if len(table) == 0:
+        raise InvalidData(f"{path} has columns but no rows; give a table with some")
+    return table
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    header = [str(name) for name in pd.read_csv(path, nrows=0).columns]
+    separator = ","
+    if len(header) == 1:
+        separator = next((mark for mark in (";", "\t") if mark in header[0]), ",")
+    # All at once, as a column read in pieces may change its type on the way.
+    return pd.read_csv(path, sep=separator, low_memory=False)
+
+
+def read_target(table: pd.DataFrame, name: str, task: Kind | None, path: Path) -> Target:
+    """Take the column to predict, and decide whether it is labels or numbers.
+
+    Text, truth values and few different whole numbers are labels.
+
+    Parameters
+    ----------
+    table : DataFrame
+    name : str
+    task : {"classification", "regression"}, optional
+        Decided already.
+    path : Path
+        Of the table, for messages.
+
+    Raises
+    ------
+    InvalidData
+        There is no such column, no other one, or what is in it cannot be a target of that kind.
+    """
+    columns: list[str] = list(table.columns)
+    if name not in columns:
+        nearest = difflib.get_close_matches(name, columns, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        shown = ", ".join(columns[:10]) + (", …" if len(columns) > 10 else "")
+        raise InvalidData(f"{path} has no column {name!r}: {hint}it has {shown}")
+    if len(columns) == 1:
+        raise InvalidData(f"{path} has no column but {name!r}; something to predict it from is needed")
+    column: Any = table.iloc[:, columns.index(name)]
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    numbers = numbers.to_numpy(dtype=float, na_value=np.nan)
+    finite = np.isfinite(numbers)
+    is_text = column.notna().to_numpy() & np.isnan(numbers)
+    texts, known = column[is_text], finite | is_text
+    if not known.any():
+        raise InvalidData(f"the column {name!r} of {path} is empty; rows with a target are needed")
+    if len(texts) and (task == "regression" or (task is None and finite.sum() > NUMBERS * known.sum())):
+        raise InvalidData(
+            f"the column {name!r} of {path} holds {int(finite.sum())} numbers and {len(texts)} other values, "
+            f"{str(texts.iloc[0])!r} for one; correct these, or give --task classification"
+        )
+    values = numbers[known]
+    labels = _labels(column[known], values, has_texts=len(texts) > 0)
+    if task is None:
+        task = "classification" if len(texts) or _are_labels(labels) else "regression"
+    return Target(labels if task == "classification" else values, task, known)
+
+
+def _labels(column: Any, values: np.ndarray, *, has_texts: bool) -> np.ndarray:
+    """Return truth values, whole numbers, or text."""
+    if all(isinstance(value, bool | np.bool_) for value in column):
+        return column.to_numpy(dtype=bool)
+    if not has_texts and (values == np.round(values)).all() and np.abs(values).max() < 2**53:
+        return values.astype(np.int64)
+    return np.array([str(value) for value in column])
+
+
+def _are_labels(labels: np.ndarray) -> bool:
+    """Whether a column without other text is labels: truth values, or few different whole numbers."""
+    n_different = len(np.unique(labels))
+    few = n_different <= max(2, min(MOST_CLASSES, len(labels) // ROWS_PER_CLASS))
+    return labels.dtype.kind == "b" or (labels.dtype.kind == "i" and few)
+
+
+def keep_aside(target: Target, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw rows for the test, classes in proportion; a class with one or two rows stays whole.
+
+    Parameters
+    ----------
+    target : Target
+    share : float
+        Of the rows, at most a half.
+    seed : int
+
+    Returns
+    -------
+    searched, kept : ndarray of int
+        Places in ``target.y``, in order.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(target.y)
+    groups = np.zeros(n, dtype=np.int64)
+    if target.kind == "classification":
+        groups = np.unique(target.y, return_inverse=True)[1]
+    sizes = np.bincount(groups)
+    place = np.empty(n)
+    for group, size in enumerate(sizes):
+        # Evenly spread over 0…1 from a random start, so that small classes are kept in proportion on average.
+        place[rng.permutation(np.flatnonzero(groups == group))] = (np.arange(size) + rng.random()) / size
+    kept = (place < share) & (sizes[groups] > 2)
+    return np.flatnonzero(~kept), np.flatnonzero(kept)
+
+
+@contextlib.contextmanager
+def telling_warnings(console: Console) -> Generator[None]:
+    """Print warnings for users as notes, each once, when the work is done."""
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for message in dict.fromkeys(str(w.message) for w in noticed if issubclass(w.category, UserWarning)):
+        console.print(f"note: {message}", markup=False, soft_wrap=True)
