@@ -7,9 +7,9 @@ ends on time, and can be remembered, so that the next table is learned with this
 
 import json
 import math
+import os
 import re
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,14 +27,15 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from ...errors import DamagedArtifact, InvalidData, InvalidSetting, MissingDependency, StoreError
+from ...errors import DamagedArtifact, InvalidData, InvalidSetting
 from ...experience.store import ExperienceStore, open_store
-from ...files import replacing
+from .leaks import warn_of_leaks
 from .losses import METRICS, Metric
 from .measuring import Problem
 from .memory import remember
 from .pipelines import Candidate, Kind
 from .prior import TablePrior
+from .saving import open_saved, write
 from .search import Blend, Budget, Found, Trial, search
 from .tables import Schema
 
@@ -52,8 +53,6 @@ LEADERBOARD = [
     *("fit_seconds", "predict_seconds", "at", "error"),
 ]
 LARGEST_TARGET = 1e100
-LEAK = 0.9999
-"""A single column that tells the target as well as this is taken for a leak."""
 
 
 class _Auto(BaseEstimator):
@@ -126,7 +125,7 @@ class _Auto(BaseEstimator):
             problem = problem.rows(np.flatnonzero(weights > 0))
             if self.kind == "classification" and len(np.unique(problem.y)) < n_classes:
                 raise InvalidData("a class has no row with a weight above 0; leave its rows out")
-        _warn_of_leaks(problem)
+        warn_of_leaks(problem)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         store = open_store(self.store) if isinstance(self.store, str | Path) else self.store
         prior = self.prior or TablePrior.shipped(self.kind)
@@ -150,7 +149,7 @@ class _Auto(BaseEstimator):
         self.n_features_in_ = len(schema.columns)
         if schema.named and all(isinstance(name, str) for name in X.columns):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
+        elif "feature_names_in_" in vars(self):
             del self.feature_names_in_
         return self
 
@@ -275,7 +274,6 @@ class _Auto(BaseEstimator):
             skops is not installed.
         """
         check_is_fitted(self)
-        sio = _skops()
         about = {
             "tasklore": FORMAT,
             "face": type(self).__name__,
@@ -298,11 +296,7 @@ class _Auto(BaseEstimator):
             "names": getattr(self, "feature_names_in_", np.empty(0, object)).tolist(),
             "models": [pipeline for _, _, pipelines in self._blend.members for pipeline in pipelines],
         }
-        try:
-            with replacing(Path(path)) as file:
-                file.write(sio.dumps(content))
-        except OSError as error:
-            raise StoreError(f"the model cannot be written to {str(path)!r}: {error}") from error
+        write(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -329,7 +323,7 @@ class _Auto(BaseEstimator):
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_blend")
+        return "_blend" in vars(self)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -536,15 +530,8 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
     DamagedArtifact
         See :meth:`AutoClassifier.load`.
     """
-    sio = _skops()
+    held = open_saved(path)
     try:
-        content = Path(path).read_bytes()
-        strange = sorted(set(sio.get_untrusted_types(data=content)) - TRUSTED)
-        if strange:
-            raise DamagedArtifact(
-                f"{path} holds {', '.join(strange[:5])}, which no model of Tasklore has; it is not opened"
-            )
-        held: Any = sio.loads(content, trusted=sorted(TRUSTED))
         about: Any = json.loads(held["about"])
         if about["tasklore"] != FORMAT:
             raise DamagedArtifact(
@@ -565,91 +552,14 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         )
     except DamagedArtifact:
         raise
-    except FileNotFoundError:
-        raise DamagedArtifact(f"{path} does not exist; check the path") from None
     except Exception as error:  # whatever a damaged archive may cause
         raise DamagedArtifact(f"{path} is no model that Tasklore saved, or is damaged: {error}") from error
     return model._restored(schema, Blend(empty, members), held)  # pyright: ignore[reportPrivateUsage]
 
 
-TRUSTED = frozenset(
-    {
-        *("collections.OrderedDict", "numpy.dtype"),
-        *("lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRegressor"),
-        *("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"),
-        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-        "sklearn.feature_selection._mutual_info.mutual_info_classif",
-        "sklearn.feature_selection._mutual_info.mutual_info_regression",
-        "sklearn.feature_selection._univariate_selection.f_classif",
-        "sklearn.feature_selection._univariate_selection.f_regression",
-        *(
-            f"sklearn.gaussian_process.kernels.{name}"
-            for name in ("ConstantKernel", "Product", "RBF", "Sum", "WhiteKernel")
-        ),
-        *("sklearn.model_selection._split.KFold", "sklearn.model_selection._split.StratifiedKFold"),
-        *(
-            f"sklearn.metrics._dist_metrics.{name}Distance64"
-            for name in ("Euclidean", "Manhattan", "Minkowski")
-        ),
-        *("sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree"),
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.tree._tree.Tree",
-        *(f"tasklore.apps.automl.features.{name}" for name in ("DateParts", "FrequencyEncoder", "OneText")),
-    }
-)
-"""Types in a saved model that skops does not trust by itself; models are made of these and no others."""
-
-
-def _skops() -> Any:
-    try:
-        import skops.io
-    except ImportError as error:
-        raise MissingDependency(
-            "skops is needed to save and load models without pickle: pip install 'tasklore[automl]'"
-        ) from error
-    return skops.io
-
-
 def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _warn_of_leaks(problem: Problem) -> None:
-    """Warn if a single column is the target in another form."""
-    problem = problem.sample(2000)
-    y = problem.y
-    for name in problem.schema.of_kind("number"):
-        x = problem.table[name].to_numpy()
-        if problem.kind == "regression":
-            known = np.isfinite(x)
-            if known.sum() > 10 and x[known].std() > 0 and y[known].std() > 0:
-                told = abs(float(np.corrcoef(x[known], y[known])[0, 1])) > LEAK
-            else:
-                told = False
-        else:
-            told = len(y) > 10 and _tells(x, y)
-        if told:
-            warnings.warn(_leak(name), UserWarning, stacklevel=4)
-    if problem.kind == "classification":
-        for name in problem.schema.of_kind("category", "boolean"):
-            codes = pd.factorize(problem.table[name])[0]
-            if len(y) > 10 and _tells(codes.astype(np.float64), y):
-                warnings.warn(_leak(name), UserWarning, stacklevel=4)
-
-
-def _tells(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether each value belongs to one class, and there are no more values than classes."""
-    values = np.unique(x[:200])
-    if len(values) > int(y.max()) + 1 or len(y) < 5 * len(values):
-        return False
-    pairs = np.unique(np.column_stack([np.nan_to_num(x, nan=-1e31), y]), axis=0)
-    return len(pairs) == int(y.max()) + 1 == len(np.unique(pairs[:, 0]))
-
-
-def _leak(name: str) -> str:
-    return (
-        f"the column {name!r} tells the target without fault, which looks like leakage: leave it out if it "
-        "will not be known when predicting"
-    )
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has it
+        return os.cpu_count() or 1

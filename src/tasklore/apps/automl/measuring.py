@@ -1,7 +1,6 @@
 """How good a candidate is on a table: cross-validated losses, predictions, times and memory."""
 
 import dataclasses
-import pickle
 import resource
 import time
 import warnings
@@ -125,9 +124,8 @@ class Measurement:
         never were.
     error : str
         Why it failed; empty if it did not.
-    models : tuple of bytes
-        The fitted pipelines of the folds, pickled, if they were asked for: this stays between a process and
-        its own child.
+    models : tuple
+        The fitted pipelines of the folds, if they were asked for.
     """
 
     candidate: str
@@ -137,7 +135,7 @@ class Measurement:
     megabytes: float
     predictions: np.ndarray
     error: str = ""
-    models: tuple[bytes, ...] = ()
+    models: tuple[Any, ...] = ()
 
     @property
     def loss(self) -> float:
@@ -204,7 +202,7 @@ def measure(
     total = np.zeros((len(problem.y), problem.n_classes or 1), dtype=precision)
     times = np.zeros((len(problem.y), 1), dtype=np.float32)
     losses: list[float] = []
-    models: list[bytes] = []
+    models: list[Any] = []
     fit_seconds = predict_seconds = 0.0
     error = ""
     for fitted, judged in folds:
@@ -225,7 +223,7 @@ def measure(
         times[judged] += 1
         losses.append(problem.loss(judged, found))
         if keep_models:
-            models.append(pickle.dumps(pipeline, protocol=5))
+            models.append(pipeline)
         fit_seconds += between - started
         predict_seconds += ended - between
         if np.mean(losses) > give_up_above:

@@ -5,16 +5,11 @@ that the result needs no further fit and is there on time. Large tables are sear
 first; the best candidates go up to more.
 """
 
-import atexit
 import dataclasses
 import math
-import os
-import pickle
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +26,7 @@ from .pipelines import Candidate, Features
 from .prior import TablePrior
 from .space import candidates
 from .tables import Table
-from .worker import Worker
+from .worker import Worker, lent
 
 __all__ = ["Blend", "Budget", "Found", "Trial", "search"]
 
@@ -249,7 +244,7 @@ class _Search:
     speed: list[float] = field(default_factory=list[float])  # logarithms of measured / expected seconds
 
     def run(self) -> Found:
-        with _workers(self.budget) as workers:
+        with lent(self.budget.n_jobs, self.budget.memory) as workers:
             for worker in workers:
                 worker.start()
             first = self._first_model()
@@ -565,7 +560,7 @@ class _Search:
         weights /= weights.sum()
         loss = design.problem.loss(judged, np.tensordot(weights, np.nan_to_num(predictions[:, judged]), 1))
         members = [
-            (float(weight), trial.candidate, tuple(map(_unpickled, trial.measured.models)))
+            (float(weight), trial.candidate, trial.measured.models)
             for weight, trial in zip(weights, whole, strict=True)
             if weight > 0
         ]
@@ -577,45 +572,3 @@ class _Search:
             if trial.whole and trial.level == 0 and trial.measured.loss < best:
                 best = trial.measured.loss
                 yield trial.at, best / self.levels[0].trivial
-
-
-def _unpickled(model: bytes) -> Any:
-    """Return a fitted pipeline that a child of this process sent; never anything from a file."""
-    return pickle.loads(model)  # noqa: S301
-
-
-_idle: dict[int, list[Worker]] = {}
-_lock = threading.Lock()
-
-
-@contextmanager
-def _workers(budget: Budget) -> Generator[list[Worker]]:
-    """Lend processes; they stay for the next search, as starting one takes a second or two."""
-    n = budget.n_jobs
-    limit = (budget.memory or int(0.8 * _free_megabytes())) // n
-    # Rounded, so that what is free now need not be exactly what was free before.
-    limit = budget.memory // n if budget.memory else max(500, limit // 1000 * 1000)
-    with _lock:
-        waiting = _idle.setdefault(limit, [])
-        lent = [waiting.pop() if waiting else Worker(limit) for _ in range(n)]
-    try:
-        yield lent
-    finally:
-        with _lock:
-            _idle[limit] += lent
-
-
-@atexit.register
-def _close() -> None:
-    for workers in _idle.values():
-        for worker in workers:
-            worker.close()
-
-
-def _free_megabytes() -> float:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            known = dict(line.split(":") for line in file)
-        return int(known["MemAvailable"].split()[0]) / 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20

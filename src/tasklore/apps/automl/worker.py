@@ -4,6 +4,7 @@ The parent sends a problem once and then names candidates. What a fit does with 
 process, which has a memory limit of its own.
 """
 
+import atexit
 import json
 import os
 import resource
@@ -11,7 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,7 +24,7 @@ import numpy as np
 from .measuring import Folds, Measurement, Problem, measure
 from .pipelines import Candidate
 
-__all__ = ["Worker", "serve"]
+__all__ = ["Worker", "lent", "serve"]
 
 START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -176,3 +179,45 @@ def _answer(pipe: "Connection[Any, Any]") -> None:
 def _pair() -> tuple[Connection, Connection]:
     one, other = socket.socketpair()
     return Connection(one.detach()), Connection(other.detach())
+
+
+_idle: dict[int, list[Worker]] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
+    """Lend processes; they stay for the next search, as starting one takes a second or two.
+
+    Parameters
+    ----------
+    n : int
+    megabytes : int, optional
+        For all of them together; 80 % of what is free by default.
+    """
+    # Rounded, so that what is free now need not be exactly what was free before.
+    limit = megabytes // n if megabytes else max(500, int(0.8 * _free_megabytes()) // n // 1000 * 1000)
+    with _lock:
+        waiting = _idle.setdefault(limit, [])
+        borrowed = [waiting.pop() if waiting else Worker(limit) for _ in range(n)]
+    try:
+        yield borrowed
+    finally:
+        with _lock:
+            _idle[limit] += borrowed
+
+
+@atexit.register
+def _close() -> None:
+    for workers in _idle.values():
+        for worker in workers:
+            worker.close()
+
+
+def _free_megabytes() -> float:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            known = dict(line.split(":") for line in file)
+        return int(known["MemAvailable"].split()[0]) / 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
