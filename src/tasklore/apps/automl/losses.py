@@ -89,6 +89,10 @@ def _roc_auc(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> 
     return float(np.mean(areas[1:] if outputs.shape[1] == 2 else areas)) if len(present) > 1 else 0.5
 
 
+def _r2(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
+    return 1 - one_minus_r2(y, outputs, weights)
+
+
 def _absolute(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
     return float(np.average(np.abs(y - outputs.reshape(len(y))), weights=weights))
 
@@ -107,7 +111,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
             Metric("roc_auc", _roc_auc),
         ),
         "regression": (
-            Metric("r2", lambda y, outputs, weights: 1 - one_minus_r2(y, outputs, weights), is_default=True),
+            Metric("r2", _r2, is_default=True),
             Metric("mean_absolute_error", _absolute, larger_is_better=False),
             Metric("root_mean_squared_error", _root_mean_square, larger_is_better=False),
         ),

@@ -123,8 +123,13 @@ class Trial:
     @property
     def whole(self) -> bool:
         """Whether all folds were done."""
-        return (
-            bool(self.measured.models) and not self.measured.error and bool(np.isfinite(self.measured.loss))
+        return math.isfinite(self.score)
+
+    def bare(self) -> "Trial":
+        """Return it without models and predictions, which take memory."""
+        nothing = np.empty((0, 0), np.float32)
+        return dataclasses.replace(
+            self, measured=dataclasses.replace(self.measured, models=(), predictions=nothing)
         )
 
 
@@ -272,7 +277,7 @@ class _Search:
         blend, loss = self._blend(level) or (first, math.nan)
         return Found(
             blend,
-            tuple(sorted(self.trials, key=lambda trial: trial.index)),
+            tuple(trial.bare() for trial in sorted(self.trials, key=lambda trial: trial.index)),
             tuple(self._curve()),
             self.described,
             level,
@@ -442,7 +447,7 @@ class _Search:
     def _note(self, name: str, level: int, measured: Measurement, began: float) -> None:
         index, n_rows = self.taken[name, level], self.levels[level].n_rows
         trial = Trial(index, self.suited[name], measured, level, n_rows, self._elapsed(), math.nan)
-        if trial.whole:
+        if not measured.error and len(measured.losses) == len(self.levels[level].folds):
             judged, y, weights = self._judged(level, measured.predictions)
             score = self.metric.score(y, measured.predictions[judged], weights)
             trial = dataclasses.replace(trial, score=score)
