@@ -99,7 +99,7 @@ def test_arrays_go_by_place() -> None:
     assert [column.name for column in schema.columns] == ["x0", "x1", "x2"]
     pd.testing.assert_frame_equal(schema.table(csr_array(x)), schema.table(x))
     pd.testing.assert_frame_equal(schema.table(pd.DataFrame(x, columns=list("abc"))), schema.table(x))
-    with pytest.raises(InvalidData, match="X has 2 features, but this model is expecting 3 features"):
+    with pytest.raises(InvalidData, match="X has 2 features, but Tasklore is expecting 3 features"):
         schema.table(x[:, :2])
 
 
