@@ -13,14 +13,14 @@ PYTEST_FLAGS ?= -n auto --dist worksteal
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    the six steps on real images, in under four minutes"
+	@echo "make demo    AutoML on new tables, then new classes of images; under six minutes"
 	@echo "make test    import floors and all tests"
 	@echo "make lint    formatting, lint, types, import floors"
 	@echo "make docs    the documentation, into site/; warnings are errors"
 	@echo "make bench   speed against other libraries"
 	@echo "make clean   remove .venv and everything built"
 
-demo: $(VENV)/installed-report
+demo: $(VENV)/installed-demo
 	$(BIN)/tasklore demo
 
 test: $(VENV)/installed-dev

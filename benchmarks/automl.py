@@ -32,7 +32,7 @@ from tasklore.apps.automl.prior import TablePrior
 from tasklore.experience.store import open_store
 
 HERE = Path(__file__).parent
-RIVALS = {"flaml": "flaml[automl]==2.3.6", "autogluon": "autogluon.tabular[lightgbm,catboost,xgboost]==1.4.0"}
+RIVALS = {"flaml": "flaml[automl]==2.7.0", "autogluon": "autogluon.tabular[lightgbm,catboost,xgboost]==1.6.3"}
 SYSTEMS = (
     *("tasklore", "portfolio", "random search", "forest", "boosting"),
     *("flaml", "flaml zero-shot", "autogluon"),

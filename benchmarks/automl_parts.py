@@ -3,17 +3,20 @@
     tasklore collect MANIFEST.csv --store EXPERIENCE/lore.db …   # once, hours
     python benchmarks/automl_parts.py EXPERIENCE --seconds 10
 
-For each family of tables the portfolio, the expected improvements and the expected times are learned from
-all other families. A search with two processes for so many seconds is then played back on its tables. Regret:
-0 is the best of all candidates (which knows the answer), 1 is predicting always the same; the blend may be
-below 0.
+Families of tables are dealt into tenths; for each tenth the portfolio, the meta-models and the expected times
+are learned from the other nine. A search with two processes for so many seconds is then played back on its
+tables, and one of so many evaluations, where time does not count. Regret: 0 is the best of all candidates
+(which knows the answer), 1 is predicting always the same; the blend may be below 0. Intervals are of the mean
+over tables.
 """
 
+# ruff: noqa: ARG001 - every strategy is called alike
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from automl_meta_models import Average, Foreseen, network, trees
 from rich.console import Console
 from rich.table import Table
 
@@ -23,9 +26,10 @@ from tasklore.apps.automl.prior import TablePrior
 from tasklore.apps.automl.replay import Choose, Played, play
 from tasklore.experience.store import open_store
 
-HERE = Path(__file__).parent
+KINDS: tuple[Kind, ...] = ("classification", "regression")
 N_WORKERS = 2
 N_FOLDS = 3
+N_PARTS = 10
 
 Strategy = Callable[[TablePrior, Measured], Choose]
 
@@ -35,26 +39,29 @@ def ordered(names: list[str]) -> Choose:
     return lambda tried: next((name for name in names if name not in tried), None)
 
 
+def at_random(prior: TablePrior, measured: Measured) -> Choose:
+    """Try candidates in a random order of this table."""
+    rng = np.random.default_rng(len(measured.y))
+    return ordered(list(rng.permutation(np.array(prior.candidates, dtype=object))))
+
+
+def by_mean(prior: TablePrior, measured: Measured) -> Choose:
+    """Try what was best on the average past table first."""
+    losses = np.nan_to_num(prior.losses, nan=1.0).clip(0, 1).mean(0)
+    return ordered([prior.candidates[place] for place in np.argsort(losses)])
+
+
 def portfolio(prior: TablePrior, measured: Measured) -> Choose:
     """Try the portfolio in its order, then the others at random."""
-    return ordered([*prior.portfolio, *at_random(prior, measured)])
+    rest = at_random(prior, measured)
+
+    def choose(tried: Mapping[str, float]) -> str | None:
+        return next((name for name in prior.portfolio if name not in tried), None) or rest(tried)
+
+    return choose
 
 
-def untimed(prior: TablePrior, measured: Measured) -> Choose:
-    """Try a portfolio that was built without regard to time."""
-    return ordered([*UNTIMED[prior.tasks], *at_random(prior, measured)])
-
-
-UNTIMED: dict[tuple[str, ...], list[str]] = {}
-
-
-def at_random(prior: TablePrior, measured: Measured) -> list[str]:
-    """Return all candidates in a random order of this table."""
-    rng = np.random.default_rng(len(measured.y))
-    return list(rng.permutation(np.array(prior.candidates, dtype=object)))
-
-
-def by_promise(n_first: int = 0, *, period: int = 1, timed: bool = True, alike: bool = True) -> Strategy:
+def by_promise(*, period: int = 1, timed: bool = True, alike: bool = True) -> Strategy:
     """Take the most promising candidate every so many turns, else the portfolio's next."""
 
     def strategy(prior: TablePrior, measured: Measured) -> Choose:
@@ -69,7 +76,7 @@ def by_promise(n_first: int = 0, *, period: int = 1, timed: bool = True, alike: 
             }
             if not cost:
                 return None
-            if len(tried) < n_first or len(tried) % period != period - 1:
+            if len(tried) % period != period - 1:
                 chosen = next((name for name in prior.portfolio if name in cost), None)
                 if chosen is not None:
                     return chosen
@@ -81,51 +88,81 @@ def by_promise(n_first: int = 0, *, period: int = 1, timed: bool = True, alike: 
     return strategy
 
 
-STRATEGIES: dict[str, Strategy] = {
-    "random": lambda prior, measured: ordered(at_random(prior, measured)),
-    "portfolio, time disregarded": untimed,
-    "portfolio": portfolio,
-    "portfolio and promise in turn (used)": by_promise(period=2),
-    "portfolio and promise in turn, all tables alike": by_promise(period=2, alike=False),
-    "portfolio and promise in turn, time disregarded": by_promise(period=2, timed=False),
-    "portfolio twice, promise once": by_promise(period=3),
-    "portfolio 8, then promise": by_promise(8),
-    "promise": by_promise(),
-}
+def strategies(prior: TablePrior, untimed: list[str]) -> dict[str, tuple[Strategy, Strategy]]:
+    """Return ways to choose the next candidate: within seconds, and within a number of evaluations.
+
+    Parameters
+    ----------
+    prior : TablePrior
+    untimed : list of str
+        A portfolio that was built without regard to time.
+    """
+    means = {"Gaussian": Average(), "trees": trees(), "network": network()}
+    models = {name: Foreseen(prior, mean) for name, mean in means.items()}
+
+    def foreseen(model: Foreseen, period: int) -> tuple[Strategy, Strategy]:
+        return (
+            lambda _, measured: model.choose(measured, period=period, n_folds=N_FOLDS),
+            lambda _, measured: model.choose(measured, period=period, timed=False),
+        )
+
+    alone = by_promise(), by_promise(timed=False)
+    in_turn = by_promise(period=2), by_promise(period=2, timed=False)
+    return {
+        "at random": (at_random, at_random),
+        "best on average first": (by_mean, by_mean),
+        "portfolio": (portfolio, lambda _, measured: ordered([*untimed, *prior.candidates])),
+        "promise": alone,
+        "promise, all past tables alike": (by_promise(alike=False), by_promise(timed=False, alike=False)),
+        "portfolio and promise in turn": in_turn,
+        **{f"{name} meta-model": foreseen(model, 1) for name, model in models.items()},
+        **{f"portfolio and {name} in turn": foreseen(model, 2) for name, model in models.items()},
+    }
 
 
-def judge(experience: list[Measured], seconds: list[float]) -> dict[str, dict[float, list[Played]]]:
-    """Return what each strategy comes to on every table."""
-    found = {name: {budget: [] for budget in seconds} for name in STRATEGIES}
-    for family in sorted({measured.family for measured in experience}):
-        others = [measured for measured in experience if measured.family != family]
+Judged = dict[str, dict[str, list[Played]]]
+
+
+def judge(experience: list[Measured], seconds: list[float], evaluations: list[int]) -> Judged:
+    """Return what each strategy comes to on every table, by budget."""
+    found: Judged = {}
+    families = np.array(sorted({measured.family for measured in experience}), dtype=object)
+    dealt = {
+        family: place % N_PARTS for place, family in enumerate(np.random.default_rng(0).permutation(families))
+    }
+    for part in range(N_PARTS):
+        others = [measured for measured in experience if dealt[measured.family] != part]
         prior = TablePrior.learn(others)
-        UNTIMED[prior.tasks] = build_portfolio(others, 30, timed=False)
-        for measured in (m for m in experience if m.family == family):
-            for name, strategy in STRATEGIES.items():
+        ways = strategies(prior, build_portfolio(others, 30, timed=False))
+        for measured in (m for m in experience if dealt[m.family] == part):
+            for name, (timed, counted) in ways.items():
+                results = found.setdefault(name, {})
                 for budget in seconds:
-                    choose = strategy(prior, measured)
-                    found[name][budget].append(play(measured, choose, budget * N_WORKERS, n_folds=N_FOLDS))
+                    played = play(measured, timed(prior, measured), budget * N_WORKERS, n_folds=N_FOLDS)
+                    results.setdefault(f"{budget:g} s", []).append(played)
+                for n in evaluations:
+                    played = play(measured, counted(prior, measured), evaluations=n, n_folds=N_FOLDS)
+                    results.setdefault(f"{n} evaluations", []).append(played)
     return found
 
 
-def table(kind: Kind, found: dict[str, dict[float, list[Played]]]) -> Table:
+def table(kind: Kind, found: Judged) -> Table:
     """Return mean regrets with 95 % intervals."""
-    n = len(next(iter(next(iter(found.values())).values())))
-    grid = Table(title=f"{kind}, {n} tables", title_justify="left")
-    grid.add_column("order of candidates")
     budgets = list(next(iter(found.values())))
+    n = len(found["portfolio"][budgets[0]])
+    grid = Table(
+        title=f"{kind}, {n} tables: regret of the blend (of the best single candidate)", title_justify="left"
+    )
+    grid.add_column("order of candidates")
     for budget in budgets:
-        for what in ("best single", "blend"):
-            grid.add_column(f"{budget:g} s: {what}", justify="right")
+        grid.add_column(budget, justify="right")
     for name, by_budget in found.items():
         cells: list[str] = []
         for budget in budgets:
             singles = [played.single[-1] if played.single else 1.0 for played in by_budget[budget]]
-            blends = [played.blend for played in by_budget[budget]]
-            for values in (singles, blends):
-                half = 1.96 * np.std(values, ddof=1) / np.sqrt(len(values))
-                cells.append(f"{np.mean(values):.3f} ± {half:.3f}")
+            blends = np.array([played.blend for played in by_budget[budget]])
+            half = 1.96 * blends.std(ddof=1) / np.sqrt(len(blends))
+            cells.append(f"{blends.mean():.3f} ± {half:.3f} ({np.mean(singles):.3f})")
         grid.add_row(name, *cells)
     return grid
 
@@ -137,13 +174,13 @@ def main() -> None:
     )
     parser.add_argument("experience", type=Path, help="folder with lore.db and artifacts/")
     parser.add_argument("--seconds", type=float, nargs="+", default=[3.0, 10.0])
+    parser.add_argument("--evaluations", type=int, nargs="+", default=[5, 15])
     arguments = parser.parse_args()
-    console = Console(width=140)
+    console = Console(width=150)
     with open_store(arguments.experience / "lore.db") as store:
-        for kind in ("classification", "regression"):
+        for kind in KINDS:
             experience = read_experience(store, arguments.experience / "artifacts", kind)
-            found = judge(experience, arguments.seconds)
-            console.print(table(kind, found))
+            console.print(table(kind, judge(experience, arguments.seconds, arguments.evaluations)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """AutoML's face: scikit-learn's contract, messy data, limits kept, and what is remembered."""
 
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -23,12 +24,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tasklore import AutoClassifier, AutoRegressor
+from tasklore.apps.automl.boards import leaderboard
 from tasklore.apps.automl.descriptors import NAMES
 from tasklore.apps.automl.estimators import seconds_of
 from tasklore.apps.automl.losses import METRICS
+from tasklore.apps.automl.measuring import Measurement
+from tasklore.apps.automl.memory import names_of
 from tasklore.apps.automl.pipelines import Kind
-from tasklore.apps.automl.search import Trial
 from tasklore.apps.automl.space import candidates
+from tasklore.apps.automl.trials import Trial
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
 from tasklore.experience import EvaluationRecord, TaskRecord, open_store
 
@@ -206,6 +210,12 @@ def test_there_is_a_model_whatever_happens() -> None:
     assert model.predict(x[:5]).shape == (5,)
 
 
+def children_of(process: int) -> list[int]:
+    """Return the processes that a process started."""
+    files = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for path in files for child in path.read_text().split()]
+
+
 def test_a_killed_process_costs_one_candidate() -> None:
     x, y = datasets.load_breast_cancer(return_X_y=True)
     model = AutoClassifier(max_evaluations=6, n_jobs=1, prior=quick_prior("classification"))
@@ -213,21 +223,20 @@ def test_a_killed_process_costs_one_candidate() -> None:
 
     def kill(trial: Trial) -> None:
         if not killed:
-            children = [
-                int(child)
-                for path in Path(f"/proc/{os.getpid()}/task").glob("*/children")
-                for child in path.read_text().split()
-            ]
-            for child in children:
-                if b"automl.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    os.kill(child, signal.SIGKILL)
-                    killed.append(child)
+            for host in children_of(os.getpid()):
+                if b"automl.nursery" in Path(f"/proc/{host}/cmdline").read_bytes():
+                    for child in children_of(host):
+                        os.kill(child, signal.SIGKILL)
+                        killed.append(child)
 
     model.set_params(watch=kill).fit(x, y)
     assert killed
     board = board_of(model)
     assert len(board) == 5
-    assert (board["error"] != "").sum() <= 1
+    lost = board[board["reason"] != ""]
+    assert len(lost) <= 1
+    assert set(lost["reason"]) <= {"failed: its process ended, perhaps for lack of memory"}
+    assert lost["score"].isna().all()
     assert model.score(x, y) > 0.9
 
 
@@ -250,7 +259,10 @@ def test_memory_is_limited() -> None:
     model = AutoClassifier(
         max_evaluations=4, n_jobs=1, memory_limit=60, prior=quick_prior("classification")
     ).fit(x, y)
-    assert (board_of(model)["error"] != "").all(), "nothing fits into so little"
+    board = board_of(model)
+    assert len(board) == 4
+    assert board["reason"].str.startswith("failed: ").all(), "nothing fits into so little"
+    assert board[["score", "loss"]].isna().all(axis=None)
     assert model.predict(x[:3]).shape == (3,), "and still there is a model"
 
 
@@ -367,11 +379,64 @@ def test_experience_is_remembered_and_used(tmp_path: Path) -> None:
     assert prior.tasks == ("one", "two", task.fingerprint)
     assert np.isfinite(prior.losses[2]).sum() == 5
     model = classifier(store=store, max_evaluations=1, remember=False).fit(x[::2], y[::2])
-    assert model.why_["past_table"].iloc[0] == task.fingerprint
+    nearest = model.why_.iloc[0]
+    assert nearest["past_table"] == f"your table of {task.created_at[:10]}, 150 rows × 4 columns"
+    assert nearest["own"]
+    assert not model.why_["own"].iloc[1:].any()
     with open_store(store) as opened:
         assert len(opened.find(TaskRecord)) == 1, "not remembered if not wanted"
     raw = store.read_bytes() + b"".join(p.read_bytes() for p in tmp_path.glob("lore.db-*"))
     assert x[0].tobytes() not in raw
+
+
+def test_own_tables_are_called_what_people_call_them(tmp_path: Path) -> None:
+    x, y = datasets.load_diabetes(return_X_y=True)
+    store = tmp_path / "lore.db"
+    regressor(store=store, max_evaluations=1).fit(x, y)
+    model = regressor(store=store, max_evaluations=1, name="patients").fit(x, y)
+    nearest: Any = model.why_["past_table"].iloc[0]
+    assert nearest.startswith("your table of 20"), "named in this very fit"
+    regressor(store=store, max_evaluations=1, name="half of them").fit(x[::2], y[::2])
+    model.fit(x, y)
+    found: Any = model.why_.set_index("past_table")
+    assert list(found.index[found["own"]]) == ["patients", "half of them"]
+    with open_store(store) as opened:
+        assert sorted(task.name for task in opened.find(TaskRecord))[:2] == ["half of them", "patients"]
+        assert names_of(opened, "regression").keys() == {task.fingerprint for task in opened.find(TaskRecord)}
+        assert names_of(opened, "classification") == {}
+
+
+def test_the_leaderboard_says_why_there_is_no_score() -> None:
+    def tried(name: str, losses: tuple[float, ...], error: str = "", score: float = math.nan) -> Trial:
+        nothing = np.empty((0, 0), np.float32)
+        measured = Measurement(name, losses, 0.1, 0.1, 10.0, nothing, error)
+        return Trial(0, candidates("classification")[name], measured, 0, 100, 1.0, score)
+
+    x, y = datasets.load_iris(return_X_y=True)
+    found = classifier().fit(x, y)._found  # pyright: ignore[reportPrivateUsage]
+    assert found is not None
+    trials = (
+        tried("tree-3", (0.9,)),
+        tried("tree-6", (0.2, 0.3, 0.4), score=0.3),
+        tried("forest", (), "took longer than 3 s"),
+        tried("lightgbm", (0.2,), "MemoryError: Unable to allocate 3 GiB"),
+        tried("logistic-1", (), "its process ended, perhaps for lack of memory"),
+        tried("quadratic-0.5", (), "ValueError: no"),
+        tried("tree-12", (0.2, 0.3, 0.4)),
+    )
+    board: Any = leaderboard(dataclasses.replace(found, trials=trials)).set_index("candidate")
+    assert board["reason"].to_dict() == {
+        "tree-6": "",
+        "tree-3": "given up after 1 of 3 folds: too far behind the best",
+        "forest": "ended: took longer than 3 s",
+        "lightgbm": "failed: not enough memory",
+        "logistic-1": "failed: its process ended, perhaps for lack of memory",
+        "quadratic-0.5": "failed: ValueError: no",
+        "tree-12": "the metric is not defined on these rows",
+    }
+    assert board.index[0] == "tree-6"
+    assert board["score"].notna().sum() == 1
+    assert np.isfinite(board.loc[["tree-3", "tree-6"], "loss"]).all()
 
 
 def test_refit_uses_all_rows() -> None:

@@ -221,7 +221,7 @@ def test_a_worker_measures_as_here_and_survives_everything(problems: dict[str, P
         assert late.loss == float("inf")
         again = worker.measure(space["tree-3"], 60.0)  # in a new process, which knows the problem too
         assert again.losses == here.losses
-        given_up = worker.measure(space["constant"], 60.0, give_up_above=0.0)
+        given_up = worker.measure(space["constant"], 60.0, give_up_above=(0.0,))
         assert len(given_up.losses) == 1
         assert np.isnan(given_up.predictions).any()
 

@@ -10,9 +10,11 @@ from sklearn.linear_model import Ridge
 
 from tasklore.errors import CheckFailed
 from tasklore.learners.base import Learner
-from tasklore.learners.closed_form import RidgeHead
+from tasklore.learners.cavia import CAVIA
+from tasklore.learners.closed_form import LogisticHead, RidgeHead, SVMHead
 from tasklore.learners.gradient import ANIL, BOIL, MAML, FirstOrderMAML, MetaSGD, Reptile
-from tasklore.learners.metric import MatchingNetwork, Prototypes
+from tasklore.learners.maml_plus_plus import MAMLPlusPlus
+from tasklore.learners.metric import MatchingNetwork, Prototypes, RelationNetwork
 from tasklore.nets import MLP, Conv4
 from tasklore.registry import learners
 from tasklore.tasks.few_shot import Examples, FewShotSource
@@ -36,6 +38,14 @@ def test_registered_learner_keeps_its_promises(name: str) -> None:
         Reptile(MLP((16,)), test_steps=5, inner_optimizer="sgd", step_size=0.05),
         Prototypes(MLP((16, 8))),
         Prototypes(Conv4(8, blocks=2), transductive=True),
+        Prototypes(MLP((16, 8)), distance="scaled", temperature=2.0),
+        Prototypes(Conv4(8, blocks=2), distance="mahalanobis", transductive=True, refinement_steps=2),
+        RelationNetwork(MLP((16, 8)), hidden=16),
+        LogisticHead(Conv4(8, blocks=2), newton_steps=3),
+        SVMHead(Conv4(8, blocks=2), solver_steps=12, transductive=True),
+        CAVIA(Conv4(8, blocks=2), inner_steps=2, step_size=0.5, learned_step_sizes="one"),
+        MAMLPlusPlus(Conv4(8, blocks=2), inner_steps=2, step_size=0.1, first_order_steps=0),
+        FirstOrderMAML(MLP((16,)), inner_steps=3, step_size=0.1, learned_step_sizes="per-layer"),
     ],
     ids=lambda learner: f"{type(learner).__name__}-{type(learner.net).__name__}",
 )

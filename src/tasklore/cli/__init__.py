@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from .. import __version__, errors
-from . import apply, automl, listing, lore, running
+from . import apply, automl, demo, listing, lore, running
 
 __all__ = ["app", "main"]
 
@@ -55,7 +55,7 @@ def options(
 
 _debug = False
 
-app.command("demo")(running.demo)
+app.command("demo")(demo.demo)
 app.command("run")(running.run)
 app.command("evaluate")(running.evaluate)
 app.command("adapt")(apply.adapt)

@@ -159,6 +159,12 @@ def collect(
     workers: Annotated[int, typer.Option(help="Data sets tried at the same time.", min=1)] = 1,
     rows: Annotated[int, typer.Option(help="Of a larger table so many are drawn.", min=20)] = 3000,
     seconds: Annotated[float, typer.Option(help="That trying one candidate may take.")] = 30.0,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Work on a Ray cluster, started on this machine.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Work on this Ray cluster, HOST:PORT or auto, instead.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Try every AutoML candidate on past data sets, and remember losses, times and predictions.
@@ -172,6 +178,7 @@ def collect(
     from ..apps.automl.collecting import collect as collect_all
     from ..errors import Interrupted
     from ..experience import open_store, user_folder
+    from ..runners.ray import join
 
     settings = Collecting(rows=rows, seconds=seconds)
     datasets = read_manifest(manifest)
@@ -183,19 +190,26 @@ def collect(
         TextColumn("candidates"),
         TimeElapsedColumn(),
     )
-    with open_store(store) as opened, Progress(*columns, console=console, disable=quiet) as progress:
-        bars = {dataset.name: progress.add_task(dataset.name, visible=False) for dataset in datasets}
-
-        def watch(dataset: str, done: int, total: int) -> None:
-            progress.update(bars[dataset], completed=done, total=total, visible=True)
-
+    with contextlib.ExitStack() as leaving:
+        opened = leaving.enter_context(open_store(store))
         try:
+            cluster = None
+            if ray or ray_address:
+                with console.status("joining the Ray cluster"):
+                    cluster = leaving.enter_context(join(ray_address, n_cpus=workers))
+            progress = leaving.enter_context(Progress(*columns, console=console, disable=quiet))
+            bars = {dataset.name: progress.add_task(dataset.name, visible=False) for dataset in datasets}
+
+            def watch(dataset: str, done: int, total: int) -> None:
+                progress.update(bars[dataset], completed=done, total=total, visible=True)
+
             added = collect_all(
                 datasets,
                 opened,
                 user_folder() / "artifacts",
                 settings,
                 n_workers=workers,
+                cluster=cluster,
                 watch=watch,
             )
         except KeyboardInterrupt:

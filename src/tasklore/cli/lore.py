@@ -1,4 +1,4 @@
-"""What is remembered: look at it, take it along, merge it, check it, erase from it."""
+"""What is remembered: look at it, take it along, merge it, learn from it, check it, erase from it."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,9 @@ __all__ = ["STORE_HELP", "app"]
 
 STORE_HELP = "An SQLite file or a postgresql:// address; your own store by default."
 
-app = typer.Typer(help="Look at, export, merge, verify and erase what was learned.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at, export, merge, learn from, verify and erase what is remembered.", no_args_is_help=True
+)
 Store = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 
 
@@ -83,6 +85,56 @@ def merge(
     with open_store(store) as opened:
         merged = opened.merge(file)
     typer.echo(f"{merged.added} records added, {merged.kept_out} were here already or had been erased")
+
+
+@app.command()
+def learn(
+    to: Annotated[
+        Path, typer.Option(help="The folder for classification.safetensors and regression.safetensors.")
+    ],
+    store: Store = None,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="The folder of the measurements; your own by default.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> None:
+    """Learn, from the tables that ``tasklore collect`` measured, what to try on a new one.
+
+    The same measurements give the same files, byte by byte. The store is left as it is.
+    """
+    from ..apps.automl.learning import kinds_in, learn_from
+    from ..errors import InvalidData, StoreError
+    from ..experience import open_store, user_folder
+
+    console = Console(quiet=quiet, highlight=False)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{to} cannot be made: {error.strerror}; choose another folder") from error
+    with open_store(store) as opened:
+        kinds = kinds_in(opened)
+        if not kinds:
+            raise InvalidData(
+                f"no tables were collected into {opened.location}: run `tasklore collect` first"
+            )
+        with console.status("learning what to try first"):
+            learned = {
+                kind: learn_from(opened, artifacts or user_folder() / "artifacts", kind) for kind in kinds
+            }
+    for kind, found in learned.items():
+        prior = found.prior
+        rounds = Table("round", "portfolio", "score on held-out families", "", title=f"{kind}")
+        for record in found.rounds:
+            score = f"{record.metrics['score']:.4f} ± {record.metrics['half_width']:.4f}"
+            rounds.add_row(str(record.index + 1), str(record.metrics["portfolio"]), score, record.decision)
+        console.print(rounds)
+        console.print(
+            f"{len(prior.tasks)} tables of {len(set(prior.families))} families, {len(prior.candidates)} "
+            f"candidates; to begin with {len(prior.portfolio)}: {', '.join(prior.portfolio)}"
+        )
+        place = to / f"{kind}.safetensors"
+        checksum = prior.save(place)
+        console.print(f"{place}\nSHA-256 {checksum}\n", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import shlex
 import sys
-import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from ..experiment import Experiment, Findings
     from .show import Display
 
-__all__ = ["demo", "evaluate", "run"]
+__all__ = ["conducted", "evaluate", "resumable", "run"]
 
 Store = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -62,10 +61,10 @@ def run(
     console = Console(quiet=silent)
     place = folder or user_folder() / "runs" / file.stem
     with open_store(store) as opened:
-        with _resumable(f"saved in {place}; to go on where it was, give the same command again:"):
+        with resumable(f"saved in {place}; to go on where it was, give the same command again:"):
             name = sources.name_of(type(experiment.tasks))
             display = Display(experiment, f"{name}, training", f"{name}, validation", console, silent)
-            findings = _conduct(experiment, place, opened, display)
+            findings = conducted(experiment, place, opened, display)
         written = write_report(findings, report or place / "report.html")
     _tell(findings, written, quiet, as_json)
 
@@ -119,93 +118,7 @@ def evaluate(
     Console().print(table)
 
 
-def demo(
-    store: Store = None,
-    report: Annotated[Path | None, typer.Option(help="Where the HTML report goes.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Show the six steps on real images: learn from the digits 0–4, then tell 5–9 apart from a few examples.
-
-    Run it twice: the second time starts from what the first one left in your store.
-    """
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    from ..experience import EvaluationRecord, ModelRecord, RunRecord, TaskRecord, open_store, user_folder
-    from ..report import check_installed, write_report
-    from .show import Display, comparison
-
-    check_installed()
-    torch.set_num_threads(1)  # such small models gain nothing from a second one, and lose on a busy machine
-    threadpool_limits(1)
-    console = Console(quiet=quiet, highlight=False)
-    with open_store(store) as opened:
-        findings: list[Findings] = []
-        for experiment in _demo_experiments():
-            name = experiment.settings()["learner"]["name"]
-            console.rule(f"[bold]{name}[/bold]", align="left")
-            place = user_folder() / "runs" / f"demo-{name}-{uuid.uuid4().hex[:8]}"
-            display = Display(experiment, DEMO_PAST, DEMO_NEW, console, quiet)
-            with _resumable("the best so far is remembered; the demo starts from it the next time:"):
-                findings.append(_conduct(experiment, place, opened, display))
-            _tell_savings(findings[-1], opened, console)
-        rows = tuple(row for found in findings for row in found.rows if not row.is_baseline)
-        rows += tuple(row for found in findings for row in found.rows if row.is_baseline)
-        merged = dataclasses.replace(findings[0], rows=rows)
-        written = write_report(merged, report or merged.workspace.folder / "report.html")
-        console.print()
-        console.print(comparison(rows, "Digits 5–9, never seen before: accuracy among 5"))
-        console.print("scratch and finetune (baselines) train the network of reptile")
-        kinds = {
-            TaskRecord: "tasks",
-            RunRecord: "runs",
-            EvaluationRecord: "evaluations",
-            ModelRecord: "priors",
-        }
-        counts = ", ".join(f"{len(opened.find(kind))} {word}" for kind, word in kinds.items())
-        console.print(f"\nThe store now remembers {counts}: see `tasklore lore list`.")
-        console.print("Run the demo again, and it starts from there.")
-        console.print(f"Report: {written}", soft_wrap=True)
-
-
-DEMO_PAST = "digits 0–4, upright and turned by 90° and 270°: 15 classes"
-DEMO_NEW = "digits 1–4, turned by 180°"
-
-
-def _demo_experiments() -> "list[Experiment]":
-    """Return what the demo runs; the settings were chosen on validation tasks."""
-    from ..experiment import Experiment, TestSettings
-    from ..learners.gradient import MAML, Reptile
-    from ..learners.metric import Prototypes
-    from ..loop import Stop
-    from ..nets import MLP, Conv4
-    from ..tasks.images import Digits
-    from ..train import TrainSettings
-
-    train = TrainSettings(steps=5, n_tasks=8, learning_rate=3e-3, n_validation=300, initial="prior")
-    judged = TestSettings(n_tasks=600, shots=(1, 5), inner_steps=(0, 1, 2, 5, 10, 20), n_curve=200)
-    alone = dataclasses.replace(judged, baselines=False)  # one run has the baselines: its net trains fast
-    few = Digits(n_shots=5)
-    return [
-        Experiment(Digits(), Prototypes(Conv4(32, blocks=2)), train, Stop(target=0.77, rounds=10), alone),
-        Experiment(
-            few,
-            Reptile(MLP((64, 64)), inner_steps=5, step_size=0.01, test_steps=20),
-            dataclasses.replace(train, steps=10, n_tasks=16, optimizer="sgd", learning_rate=0.5),
-            Stop(target=0.895, rounds=10),
-            judged,
-        ),
-        Experiment(
-            few,
-            MAML(MLP((256,)), inner_steps=5, step_size=0.5, test_steps=20),
-            dataclasses.replace(train, steps=30, n_tasks=16, learning_rate=1e-3),
-            Stop(target=0.9, rounds=6),
-            alone,
-        ),
-    ]
-
-
-def _conduct(
+def conducted(
     experiment: "Experiment", folder: Path, store: "ExperienceStore", display: "Display"
 ) -> "Findings":
     """Carry out an experiment under a progress display."""
@@ -224,7 +137,7 @@ def _conduct(
 
 
 @contextlib.contextmanager
-def _resumable(what: str) -> Generator[None]:
+def resumable(what: str) -> Generator[None]:
     """Turn Ctrl-C, or the wish of the system to end us, into a message that says how to go on."""
     from ..errors import Interrupted
 
@@ -267,26 +180,3 @@ def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
         ],
         "report": str(report),
     }
-
-
-def _tell_savings(findings: "Findings", store: "ExperienceStore", console: Console) -> None:
-    """Print what starting from a remembered prior saved, against the run that had to learn it."""
-    from ..experience import ModelRecord, RoundRecord, RunRecord
-
-    spent = findings.outcome
-    console.print(f"  took {spent.state.step} steps, {spent.seconds:.1f} s")
-    steps, seconds, ancestor = 0, 0.0, findings.workspace.prior_id
-    while ancestor is not None:  # a prior may itself have been learned from another one
-        model = store.get(ancestor)
-        if not isinstance(model, ModelRecord):
-            return
-        rounds = store.find(RoundRecord, {"run_id": model.run_id})
-        steps += max((int(turn.metrics["step"]) for turn in rounds), default=0)
-        seconds += max((turn.seconds or 0.0 for turn in rounds), default=0.0)
-        runs = store.find(RunRecord, {"run_id": model.run_id})
-        ancestor = runs[0].prior if runs else None
-    if findings.workspace.prior_id is not None:
-        console.print(
-            f"  anew it took {steps} steps and {seconds:.1f} s: "
-            f"[bold]saved {steps - spent.state.step} steps and {seconds - spent.seconds:.1f} s[/bold]"
-        )

@@ -19,7 +19,7 @@ from ..apps.automl.judging import Judged, judge
 from ..apps.automl.losses import METRICS, Metric
 from ..apps.automl.pipelines import Kind
 from ..apps.automl.report import METRIC_WORDS, Fitted, duration, written
-from ..apps.automl.search import Trial
+from ..apps.automl.trials import Trial
 from ..errors import InvalidSetting, MissingDependency
 from ..experience import open_store
 from .tables import Prepared, telling_warnings
@@ -228,6 +228,7 @@ def conduct(table: Prepared, asked: Asked, store: str | None, remember: bool, co
             random_state=asked.seed,
             store=opened,
             remember=remember,
+            name=table.name.split(".")[0],
             watch=display.watch,
         )
         with display:

@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -23,10 +24,24 @@ from .base import (
     weights_and_statistics,
 )
 
-__all__ = ["ANIL", "BOIL", "MAML", "FirstOrderMAML", "GradientLearner", "ImplicitMAML", "MetaSGD", "Reptile"]
+__all__ = [
+    "ANIL",
+    "BOIL",
+    "MAML",
+    "FirstOrderMAML",
+    "GradientLearner",
+    "ImplicitMAML",
+    "MetaSGD",
+    "RatedLearner",
+    "Reptile",
+    "StepSizes",
+]
 
 RATE = "rate/"
 """What the names of learned step sizes begin with."""
+
+StepSizes: TypeAlias = Literal["none", "one", "per-layer", "per-layer-and-step", "per-parameter"]
+"""Which step sizes are meta-learned, see :class:`RatedLearner`."""
 
 
 @dataclass(frozen=True)
@@ -89,32 +104,57 @@ class GradientLearner(Learner):
         """The weight λ of a term ``λ/2 ‖w − start‖²`` in what the inner steps lower."""
         return 0.0
 
+    def weights_at(self, params: Params, step: int) -> Params:
+        """Return the tensors to compute with at an inner step, without what only guides the steps."""
+        return {name: tensor for name, tensor in params.items() if not name.startswith(RATE)}
+
+    def net_weights(self, weights: Params) -> Params:
+        """Return what the net is applied with, given the shared tensors and those that moved."""
+        return weights
+
+    def scaled(self, gradient: Params, params: Params, step: int) -> Params:
+        """Return the gradient times the learned step sizes, where there are any."""
+        return gradient
+
+    def differentiates(self, context: Context) -> bool:
+        """Whether the inner gradients are themselves differentiated at this meta-step."""
+        return self.differentiates_steps
+
+    def n_steps(self, context: Context) -> int:
+        """Return how many inner steps to take."""
+        return self.inner_steps if context.training or self.test_steps is None else self.test_steps
+
     def support_loss(self, weights: Params, support: Batch, context: Context) -> Tensor:
         """Return what the inner steps lower, without the pull towards the start."""
-        outputs, _ = self.net.apply(weights, support.inputs)
+        outputs, _ = self.net.apply(self.net_weights(weights), support.inputs)
         if context.spec.kind == "classification":
             outputs = hide_absent(outputs, present_classes(support, context.spec.n_outputs))
         return self.loss(outputs, support)
 
-    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
-        weights = {name: tensor for name, tensor in params.items() if not name.startswith(RATE)}
-        rates = {name.removeprefix(RATE): w for name, w in params.items() if name.startswith(RATE)}
-        slopes = torch.func.grad(lambda moving: self.support_loss(weights | moving, support, context))
-        n_steps = self.inner_steps if context.training or self.test_steps is None else self.test_steps
-        start = moving = self.moving(weights)
+    def path(self, params: Params, support: Batch, context: Context) -> Iterator[Params]:
+        """Yield the weights before the first inner step, and after each."""
+        here = self.weights_at(params, 0)
+        start = moving = self.moving(here)
         state = self.inner.init(moving)
-        for _ in range(n_steps):
-            gradient: Params = slopes(moving)
-            if not self.differentiates_steps:
+        slopes = torch.func.grad(lambda moving, shared: self.support_loss(shared | moving, support, context))
+        yield here | moving
+        for step in range(self.n_steps(context)):
+            here = self.weights_at(params, step)
+            gradient: Params = slopes(moving, here)
+            if not self.differentiates(context):
                 gradient = {name: g.detach() for name, g in gradient.items()}
             if self.pull:
                 gradient = {
                     name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
                 }
-            if rates:  # then the inner optimiser's own rate is 1
-                gradient = {name: rates[name] * g for name, g in gradient.items()}
-            moving, state = self.inner.update(moving, gradient, state)
-        return self.finished(weights | moving, support, context)
+            moving, state = self.inner.update(moving, self.scaled(gradient, params, step), state)
+            yield here | moving
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        weights: Params = {}
+        for weights in self.path(params, support, context):  # noqa: B007 - the last ones count
+            pass
+        return self.finished(weights, support, context)
 
     def finished(self, weights: Params, support: Batch, context: Context) -> Adapted:
         """Return what is known of a task whose weights have been found."""
@@ -122,19 +162,86 @@ class GradientLearner(Learner):
         if context.spec.kind == "classification":
             adapted[PRESENT] = present_classes(support, context.spec.n_outputs)
         if not self.transductive:
-            _, statistics = self.net.apply(weights, support.inputs)
+            _, statistics = self.net.apply(self.net_weights(weights), support.inputs)
             adapted |= named_statistics(statistics)
         return adapted
 
     def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
         weights, statistics = weights_and_statistics(adapted)
-        outputs, _ = self.net.apply(weights, inputs, statistics)
+        outputs, _ = self.net.apply(self.net_weights(weights), inputs, statistics)
         return hide_absent(outputs, adapted[PRESENT]) if PRESENT in adapted else outputs
+
+
+@dataclass(frozen=True)
+class RatedLearner(GradientLearner):
+    """Gradient steps whose sizes may be meta-learned along with the start.
+
+    An inner step is ``w − α ∘ ∇L_support(w)``. Where ``α`` is learned it is a parameter like any other, its
+    sign included: one number, one for each layer, one for each layer and inner step, or one for each weight.
+
+    Parameters
+    ----------
+    net, inner_steps, step_size, test_steps, transductive
+        See :class:`GradientLearner`; learned step sizes start at ``step_size``.
+    learned_step_sizes : {"none", "one", "per-layer", "per-layer-and-step", "per-parameter"}
+        Further steps on a new task than were learned take the last step's sizes.
+
+    References
+    ----------
+    For each weight: Li, Zhou, Chen, Li: Meta-SGD, 2017, equation 3. For each layer and step: Antoniou,
+    Edwards, Storkey: How to Train Your MAML, ICLR 2019, section 4, "LSLR".
+    """
+
+    learned_step_sizes: StepSizes = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learned_step_sizes not in get_args(StepSizes):
+            raise InvalidSetting(
+                f"learned_step_sizes is {self.learned_step_sizes!r}; "
+                f"use one of {', '.join(map(repr, get_args(StepSizes)))}"
+            )
+
+    @property
+    def inner(self) -> Optimizer:
+        return SGD(self.step_size if self.learned_step_sizes == "none" else 1.0)
+
+    def init(self, spec: TaskSpec, generator: Generator) -> Params:
+        weights = super().init(spec, generator)
+        return weights | self.first_rates(self.moving(weights))
+
+    def first_rates(self, moving: Params) -> Params:
+        """Return the step sizes to start meta-learning from, none where they are not learned."""
+        rates: Params = {}
+        for name, w in moving.items() if self.learned_step_sizes != "none" else ():
+            size: tuple[int, ...] = ()
+            if self.learned_step_sizes == "per-parameter":
+                size = tuple(w.shape)
+            elif self.learned_step_sizes == "per-layer-and-step":
+                size = (max(1, self.inner_steps),)
+            rates[self._rate_of(name)] = torch.full(size, self.step_size)
+        return rates
+
+    def scaled(self, gradient: Params, params: Params, step: int) -> Params:
+        if self.learned_step_sizes == "none":
+            return gradient
+        rates = {name: params[self._rate_of(name)] for name in gradient}
+        if self.learned_step_sizes == "per-layer-and-step":
+            rates = {name: rate[min(step, len(rate) - 1)] for name, rate in rates.items()}
+        return {name: rates[name] * g for name, g in gradient.items()}
+
+    def _rate_of(self, name: str) -> str:
+        """Return the name of the step size of a tensor."""
+        if self.learned_step_sizes == "one":
+            return RATE + "*"
+        if self.learned_step_sizes == "per-parameter":
+            return RATE + name
+        return f"{RATE}{name.rpartition('.')[0] or name}.*"
 
 
 @learners.register("maml")
 @dataclass(frozen=True)
-class MAML(GradientLearner):
+class MAML(RatedLearner):
     """Model-agnostic meta-learning: find a start from which a few gradient steps suffice.
 
     The meta-gradient is that of ``L_query(w − α ∇L_support(w))``: it sees how the inner step itself depends
@@ -142,18 +249,14 @@ class MAML(GradientLearner):
 
     Parameters
     ----------
-    net, inner_steps, step_size, test_steps, transductive
-        See :class:`GradientLearner`.
+    net, inner_steps, step_size, test_steps, transductive, learned_step_sizes
+        See :class:`RatedLearner`.
 
     References
     ----------
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, ICML 2017,
     equation 1.
     """
-
-    @property
-    def inner(self) -> Optimizer:
-        return SGD(self.step_size)
 
 
 @learners.register("anil")
@@ -166,8 +269,8 @@ class ANIL(MAML):
 
     Parameters
     ----------
-    net, inner_steps, step_size, test_steps, transductive
-        See :class:`GradientLearner`.
+    net, inner_steps, step_size, test_steps, transductive, learned_step_sizes
+        See :class:`RatedLearner`.
 
     References
     ----------
@@ -190,8 +293,8 @@ class BOIL(MAML):
 
     Parameters
     ----------
-    net, inner_steps, step_size, test_steps, transductive
-        See :class:`GradientLearner`.
+    net, inner_steps, step_size, test_steps, transductive, learned_step_sizes
+        See :class:`RatedLearner`.
 
     References
     ----------
@@ -212,8 +315,8 @@ class MetaSGD(MAML):
 
     Parameters
     ----------
-    net, inner_steps, test_steps, transductive
-        See :class:`GradientLearner`.
+    net, inner_steps, test_steps, transductive, learned_step_sizes
+        See :class:`RatedLearner`.
     step_size : float
         Where the step sizes start.
 
@@ -222,14 +325,7 @@ class MetaSGD(MAML):
     Li, Zhou, Chen, Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017, equation 3.
     """
 
-    @property
-    def inner(self) -> Optimizer:
-        return SGD(1.0)
-
-    def init(self, spec: TaskSpec, generator: Generator) -> Params:
-        weights = super().init(spec, generator)
-        rates = {RATE + name: torch.full_like(w, self.step_size) for name, w in weights.items()}
-        return weights | rates
+    learned_step_sizes: StepSizes = "per-parameter"
 
 
 @learners.register("imaml")
@@ -278,15 +374,15 @@ class ImplicitMAML(GradientLearner):
 
 @learners.register("fomaml")
 @dataclass(frozen=True)
-class FirstOrderMAML(GradientLearner):
+class FirstOrderMAML(RatedLearner):
     """MAML that takes the inner gradients as constants.
 
     The meta-gradient is then the query gradient at the adapted weights.
 
     Parameters
     ----------
-    net, inner_steps, step_size, test_steps, transductive
-        See :class:`GradientLearner`.
+    net, inner_steps, step_size, test_steps, transductive, learned_step_sizes
+        See :class:`RatedLearner`.
 
     References
     ----------
@@ -295,10 +391,6 @@ class FirstOrderMAML(GradientLearner):
     """
 
     differentiates_steps: ClassVar[bool] = False
-
-    @property
-    def inner(self) -> Optimizer:
-        return SGD(self.step_size)
 
 
 @learners.register("reptile")

@@ -5,14 +5,15 @@ predictions of every candidate), written before the records that name it. A data
 not tried again, so a collection that was stopped goes on where it was.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,14 @@ from ...config import to_settings
 from ...errors import InvalidData, InvalidSetting
 from ...experience.records import EvaluationRecord, ModelRecord, RunRecord, TaskRecord
 from ...experience.store import ExperienceStore
+from ...runners.ray import Cluster
 from .descriptors import describe
 from .measuring import Measurement, Problem, folds_of
-from .pipelines import Kind
+from .pipelines import Candidate, Kind
 from .space import candidates
 from .worker import Worker
 
-__all__ = ["Collecting", "Dataset", "collect", "read_manifest"]
+__all__ = ["Collecting", "Dataset", "Found", "Job", "collect", "measured", "read_manifest"]
 
 METRICS: dict[Kind, str] = {"classification": "log_loss", "regression": "one_minus_r2"}
 FIRST = ("constant", "lightgbm", "logistic-1", "ridge-1", "forest")
@@ -130,6 +132,63 @@ def read_manifest(path: Path) -> list[Dataset]:
     ]
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One data set to be tried: all that the work needs to know, wherever it is done.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    settings : Collecting
+    space : tuple of Candidate
+    fingerprint : str
+        Of the file, so that another one under the same path is noticed.
+    key : str
+        What the measurements are remembered under.
+    """
+
+    dataset: Dataset
+    settings: Collecting
+    space: tuple[Candidate, ...]
+    fingerprint: str
+    key: str
+
+    @classmethod
+    def of(cls, dataset: Dataset, settings: Collecting) -> "Job":
+        """Return what there is to do on a data set."""
+        dataset = dataclasses.replace(dataset, path=dataset.path.absolute())  # work may begin in any folder
+        space = tuple(candidates(dataset.kind).values())
+        return cls(dataset, settings, space, _fingerprint(dataset), _key(dataset, settings))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of a job.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n,)
+    n_columns, n_classes : int
+    schema : dict
+        See :meth:`.tables.Schema.to_dict`.
+    descriptors : dict of str to float
+        See :func:`.descriptors.describe`.
+    measurements : list of Measurement
+        One for each candidate that suits the table.
+    """
+
+    y: np.ndarray
+    n_columns: int
+    n_classes: int
+    schema: dict[str, Any]
+    descriptors: dict[str, float]
+    measurements: list[Measurement]
+
+
+Watch: TypeAlias = Callable[[str, int, int], None]
+"""Is told: data set, candidates done, candidates in all."""
+
+
 def collect(
     datasets: Iterable[Dataset],
     store: ExperienceStore,
@@ -137,7 +196,8 @@ def collect(
     settings: Collecting | None = None,
     *,
     n_workers: int = 1,
-    watch: Callable[[str, int, int], None] = lambda dataset, done, total: None,
+    cluster: Cluster | None = None,
+    watch: Watch = lambda dataset, done, total: None,
 ) -> int:
     """Try every candidate on every data set that the store does not know yet.
 
@@ -150,67 +210,134 @@ def collect(
     settings : Collecting, optional
     n_workers : int
         Data sets tried at the same time, each in a process of its own.
+    cluster : Cluster, optional
+        Where these processes run; on this machine by default. Files are read where they run, so they must
+        lie at the same path everywhere; only this process writes to store and artifacts.
     watch : callable (data set, candidates done, candidates in all)
-        Is told of the progress, in any thread.
+        Is told of the progress, in any thread; for work on a cluster only when a data set is begun and done.
 
     Returns
     -------
     int
         Data sets that were added.
+
+    Raises
+    ------
+    InvalidData
+        A data set cannot be read, or its file is another one where it is tried.
+    Interrupted
+        A worker of the cluster ended twice on the same data set; the others have been remembered.
     """
     settings = settings or Collecting()
     known = {record.metrics.get("key") for record in store.find(ModelRecord, {"kind": "measurements"})}
-    waiting: queue.SimpleQueue[Dataset] = queue.SimpleQueue()
-    for dataset in datasets:
-        if _key(dataset, settings) not in known:
-            waiting.put(dataset)
-    n_waiting = waiting.qsize()
-    done: queue.SimpleQueue[tuple[Dataset, Problem, list[Measurement]] | BaseException] = queue.SimpleQueue()
+    jobs = [Job.of(dataset, settings) for dataset in datasets]
+    jobs = [job for job in jobs if job.key not in known]
+    n_workers = max(1, n_workers)
+    results = _here(jobs, n_workers, watch) if cluster is None else _on(cluster, jobs, n_workers, watch)
+    with contextlib.closing(results):
+        for job, found in results:
+            _remember(job, found, store, artifacts)
+    return len(jobs)
+
+
+def measured(job: Job) -> Found:
+    """Try every candidate on a data set; what a machine of a cluster does."""
+    with Worker(job.settings.memory) as worker:
+        return _measured(job, worker)
+
+
+def _on(cluster: Cluster, jobs: list[Job], n_workers: int, watch: Watch) -> Generator[tuple[Job, Found]]:
+    """Yield what is found on a cluster."""
+    results = cluster.map(
+        measured,
+        jobs,
+        at_a_time=n_workers,
+        name=lambda job: job.dataset.name,
+        begun=lambda job: watch(job.dataset.name, 0, len(job.space)),
+    )
+    with contextlib.closing(results):
+        for job, found in results:
+            watch(job.dataset.name, len(found.measurements), len(found.measurements))
+            yield job, found
+
+
+def _here(jobs: list[Job], n_workers: int, watch: Watch) -> Generator[tuple[Job, Found]]:
+    """Yield what is found on this machine, by threads that each drive a process."""
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    done: queue.SimpleQueue[tuple[Job, Found] | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
 
-    def work() -> None:
-        with Worker(settings.memory) as worker:
+    def work(worker: Worker) -> None:
+        with worker:
             while not stop.is_set():
                 try:
-                    dataset = waiting.get_nowait()
+                    job = waiting.get_nowait()
                 except queue.Empty:
                     return
                 try:
-                    problem = dataset.read().sample(settings.rows, settings.seed)
-                    done.put(
-                        (dataset, problem, list(_tried(dataset, problem, worker, settings, watch, stop)))
-                    )
+                    done.put((job, _measured(job, worker, watch, stop)))
                 except BaseException as fault:  # noqa: BLE001 - raised again where results are awaited
                     done.put(fault)
                     return
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, n_workers))]
+    workers = [Worker(job.settings.memory) for job in jobs[:n_workers]]
+    threads = [threading.Thread(target=work, args=[worker], daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     try:
-        for _ in range(n_waiting):
+        for _ in jobs:
             found = done.get()
             if isinstance(found, BaseException):
                 raise found
-            _remember(*found, store, artifacts, settings)
+            yield found
     finally:
         stop.set()
-        for thread in threads:
-            thread.join()
-    return n_waiting
+        while any(thread.is_alive() for thread in threads):
+            for worker in workers:
+                worker.kill()  # what is being tried now is of no use any more
+            for thread in threads:
+                thread.join(0.1)
+
+
+def _measured(
+    job: Job,
+    worker: Worker,
+    watch: Watch = lambda dataset, done, total: None,
+    stop: threading.Event | None = None,
+) -> Found:
+    """Try every candidate on a data set, in the worker's process."""
+    dataset, settings = job.dataset, job.settings
+    problem = dataset.read().sample(settings.rows, settings.seed)
+    if _fingerprint(dataset) != job.fingerprint:
+        raise InvalidData(
+            f"{dataset.path} has changed since the collection began, or is another file on the machine that "
+            "tries it; put the same file everywhere and give the same command again"
+        )
+    measurements = list(_tried(job, problem, worker, watch, stop or threading.Event()))
+    with _describing:
+        descriptors = describe(problem.table, problem.y, dataset.kind, problem.schema, settings.seed)
+    return Found(
+        problem.y,
+        problem.table.shape[1],
+        problem.n_classes,
+        problem.schema.to_dict(),
+        descriptors,
+        measurements,
+    )
+
+
+_describing = threading.Lock()
+"""Silencing warnings, as describing does, is the business of one thread at a time."""
 
 
 def _tried(
-    dataset: Dataset,
-    problem: Problem,
-    worker: Worker,
-    settings: Collecting,
-    watch: Callable[[str, int, int], None],
-    stop: threading.Event,
+    job: Job, problem: Problem, worker: Worker, watch: Watch, stop: threading.Event
 ) -> Iterator[Measurement]:
     """Yield the measurement of every candidate that suits the table."""
-    space = candidates(dataset.kind)
-    suited = [candidate for candidate in space.values() if problem.suits(candidate)]
+    settings = job.settings
+    suited = [candidate for candidate in job.space if problem.suits(candidate)]
     suited.sort(key=lambda candidate: candidate.name not in FIRST)  # a stable sort: else in their order
     folds = folds_of(problem, settings.folds, settings.seed)
     worker.load(problem, folds)
@@ -223,80 +350,74 @@ def _tried(
         if pipeline not in alike:
             bar = best + settings.hopeless * (trivial - best) if np.isfinite(trivial) else float("inf")
             alike[pipeline] = worker.measure(
-                candidate, settings.seconds, random_state=settings.seed, give_up_above=max(bar, best)
+                candidate,
+                settings.seconds,
+                random_state=settings.seed,
+                give_up_above=(max(bar, best),) * len(folds),
             )
         found = dataclasses.replace(alike[pipeline], candidate=candidate.name)
         if candidate.name == "constant":
             trivial = found.loss
         if len(found.losses) == len(folds):
             best = min(best, found.loss)
-        watch(dataset.name, index + 1, len(suited))
+        watch(job.dataset.name, index + 1, len(suited))
         yield found
 
 
-def _remember(
-    dataset: Dataset,
-    problem: Problem,
-    measured: list[Measurement],
-    store: ExperienceStore,
-    artifacts: Path,
-    settings: Collecting,
-) -> None:
+def _remember(job: Job, found: Found, store: ExperienceStore, artifacts: Path) -> None:
+    dataset, settings = job.dataset, job.settings
     run_id = f"collect-{digest(dumps(plain(to_settings(settings))))[:16]}"
-    fingerprint = _fingerprint(dataset)
-    key = _key(dataset, settings)
-    path = f"{run_id}/{key}.safetensors"
-    descriptors = describe(problem.table, problem.y, dataset.kind, problem.schema, settings.seed)
+    path = f"{run_id}/{job.key}.safetensors"
     metadata: dict[str, Any] = {
         "dataset": {"name": dataset.name, "family": dataset.family, "kind": dataset.kind},
-        "schema": problem.schema.to_dict(),
-        "descriptors": descriptors,
+        "schema": found.schema,
+        "descriptors": found.descriptors,
         "settings": to_settings(settings),
         "candidates": [
             {
-                "name": found.candidate,
-                "losses": list(found.losses),
-                "fit_seconds": found.fit_seconds,
-                "predict_seconds": found.predict_seconds,
-                "megabytes": found.megabytes,
-                "error": found.error,
+                "name": one.candidate,
+                "losses": list(one.losses),
+                "fit_seconds": one.fit_seconds,
+                "predict_seconds": one.predict_seconds,
+                "megabytes": one.megabytes,
+                "error": one.error,
             }
-            for found in measured
+            for one in found.measurements
         ],
     }
     # Half precision is enough for chances; values may be larger than it can hold (65,504).
     precision = np.float16 if dataset.kind == "classification" else np.float32
     tensors = {
-        f"predictions/{found.candidate}": found.predictions.astype(precision)
-        for found in measured
-        if len(found.losses) == settings.folds
+        f"predictions/{one.candidate}": one.predictions.astype(precision)
+        for one in found.measurements
+        if len(one.losses) == settings.folds
     }
-    tensors["y"] = problem.y
+    tensors["y"] = found.y
     checksum = save_artifact(artifacts / path, tensors, metadata, kind="measurements")
-    shape = {"rows": len(problem.y), "columns": problem.table.shape[1], "classes": problem.n_classes}
+    shape = {"rows": len(found.y), "columns": found.n_columns, "classes": found.n_classes}
     store.add_all(
         [
             TaskRecord(
-                fingerprint=fingerprint,
+                fingerprint=job.fingerprint,
                 kind=dataset.kind,
                 name=dataset.name,
-                descriptor={**descriptors, "family": dataset.family},
+                descriptor={**found.descriptors, "family": dataset.family},
             ),
             RunRecord(run_id=run_id, config=to_settings(settings), seed=settings.seed),
             *(
                 EvaluationRecord(
                     run_id=run_id,
                     split="validation",
-                    method=found.candidate,
+                    method=one.candidate,
                     metric=METRICS[dataset.kind],
-                    task=fingerprint,
-                    scores=list(found.losses),
-                    mean=found.loss,
-                    settings={"folds": settings.folds, "rows": len(problem.y)},
-                    seconds=found.fit_seconds,
+                    task=job.fingerprint,
+                    scores=list(one.losses),
+                    mean=one.loss,
+                    settings={"folds": settings.folds, "rows": len(found.y)},
+                    seconds=one.fit_seconds,
                 )
-                for found in measured
-                if found.losses and not found.error
+                for one in found.measurements
+                if one.losses and not one.error
             ),
             ModelRecord(
                 path=path,
@@ -304,8 +425,8 @@ def _remember(
                 kind="measurements",
                 learner="automl",
                 run_id=run_id,
-                task=fingerprint,
-                metrics={"key": key, **shape},
+                task=job.fingerprint,
+                metrics={"key": job.key, **shape},
             ),
         ]
     )
@@ -313,8 +434,11 @@ def _remember(
 
 def _fingerprint(dataset: Dataset) -> str:
     """Name a data set by what is in its file."""
-    with dataset.path.open("rb") as file:
-        contents = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with dataset.path.open("rb") as file:
+            contents = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidData(f"{dataset.path} cannot be read: {error.strerror}; check the list") from error
     return digest(dumps({"table": contents, "target": dataset.target, "kind": dataset.kind}))
 
 

@@ -11,11 +11,13 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.ensemble import VotingClassifier, VotingRegressor
 from sklearn.utils import Tags, check_random_state
@@ -29,15 +31,18 @@ from sklearn.utils.validation import (
 
 from ...errors import DamagedArtifact, InvalidData, InvalidSetting
 from ...experience.store import ExperienceStore, open_store
+from .boards import leaderboard, why
+from .images import ImagePrior, image_candidates, restored
 from .leaks import warn_of_leaks
 from .losses import METRICS, Metric
 from .measuring import Problem
-from .memory import remember
-from .pipelines import Candidate, Kind
+from .memory import names_of, remember
+from .pipelines import Kind
 from .prior import TablePrior
 from .saving import open_saved, write
-from .search import Blend, Budget, Found, Trial, search
+from .search import search
 from .tables import Schema
+from .trials import Blend, Budget, Trial
 
 __all__ = ["AutoClassifier", "AutoRegressor", "load_model", "seconds_of"]
 
@@ -47,11 +52,7 @@ UNITS = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
 FORMAT = 1
-N_WHY = 5
-LEADERBOARD = [
-    *("candidate", "model", "score", "loss", "weight", "rows"),
-    *("fit_seconds", "predict_seconds", "at", "error"),
-]
+LONGEST_NAME = 200  # characters, of a table
 LARGEST_TARGET = 1e100
 
 
@@ -73,6 +74,7 @@ class _Auto(BaseEstimator):
         random_state: Any = 0,
         store: ExperienceStore | str | Path | None = None,
         remember: bool = True,
+        name: str | None = None,
         prior: TablePrior | None = None,
         watch: Callable[[Trial], None] | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class _Auto(BaseEstimator):
         self.random_state = random_state
         self.store = store
         self.remember = remember
+        self.name = name
         self.prior = prior
         self.watch = watch
 
@@ -102,6 +105,11 @@ class _Auto(BaseEstimator):
         """
         started = time.monotonic()
         metric = self._metric()
+        name: Any = self.name
+        if name is not None and not (isinstance(name, str) and 0 < len(name.strip()) <= LONGEST_NAME):
+            raise InvalidSetting(
+                f"name is {str(name)[:50]!r}; give a text of 1 to {LONGEST_NAME} characters, or None"
+            )
         schema = Schema.of(X)
         table = schema.table(X)
         if len(table) < 2:
@@ -131,11 +139,16 @@ class _Auto(BaseEstimator):
         prior = self.prior or TablePrior.shipped(self.kind)
         if prior.kind != self.kind:
             raise InvalidSetting(f"the prior is for {prior.kind}; one for {self.kind} is needed")
+        names: dict[str, str] = {}
         if store is not None:
-            prior = prior.with_store(store)
+            prior, names = prior.with_store(store), names_of(store, self.kind)
+        if added := image_candidates(problem):
+            prior = ImagePrior.of(prior, added, problem)
         budget = self._budget(seed)
-        found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
+        with _plain():
+            found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
         self._schema, self._blend, self._found, self._prior = schema, found.blend, found, prior
+        self._names = names
         if store is not None and self.remember:
             tried = {
                 trial.candidate.name: (list(trial.measured.losses), trial.measured.fit_seconds)
@@ -143,7 +156,7 @@ class _Auto(BaseEstimator):
                 if trial.level == 0 and trial.measured.losses and not trial.measured.error
             }
             settings = self._settings() | {"seed": seed}
-            remember(store, problem, found.described, found.trivial, tried, settings)
+            remember(store, problem, found.described, found.trivial, tried, settings, self.name)
         if store is not None and store is not self.store:
             store.close()
         self.n_features_in_ = len(schema.columns)
@@ -182,7 +195,9 @@ class _Auto(BaseEstimator):
 
     def _outputs(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self._blend.outputs(self._schema.table(X))
+        table = self._schema.table(X)
+        with _plain():
+            return self._blend.outputs(table)
 
     @property
     def leaderboard_(self) -> pd.DataFrame:
@@ -190,7 +205,8 @@ class _Auto(BaseEstimator):
 
         Columns: ``candidate``, ``model``, ``score`` (cross-validated, by ``metric``), ``loss``, ``weight`` in
         the blend, ``rows``, ``fit_seconds`` and ``predict_seconds`` of a fold, ``at`` (seconds after the
-        start), ``error``.
+        start), ``reason``. What was not finished (hopeless after a fold, out of time or memory, failed)
+        has no score but NaN, and the reason why.
         """
         check_is_fitted(self)
         if self._found is None:
@@ -201,13 +217,14 @@ class _Auto(BaseEstimator):
     def why_(self) -> pd.DataFrame:
         """The past tables most like this one, and what worked there.
 
-        Columns: ``past_table``, ``likeness`` (0 to 1), ``best_candidate``, ``loss`` (as a share of
-        that of predicting always the same), and ``chosen_here`` with its ``loss_of_chosen`` there.
+        Columns: ``past_table``, ``own`` (whether it comes from ``store``), ``likeness`` (0 to 1),
+        ``best_candidate``, ``loss`` (as a share of that of predicting always the same), and ``chosen_here``
+        with its ``loss_of_chosen`` there.
         """
         check_is_fitted(self)
         if self._found is None:
             raise InvalidData("a model that was loaded from a file does not keep the reasons for it")
-        return why(self._found, self._prior)
+        return why(self._found, self._prior, self._names)
 
     def refit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the chosen models again, each once, to all rows given; quicker to predict with.
@@ -221,7 +238,8 @@ class _Auto(BaseEstimator):
             table, self._targets(y), self.kind, self._schema, self._blend.problem.n_classes, weights
         )
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self._blend = self._blend.refitted(problem, seed)
+        with _plain():
+            self._blend = self._blend.refitted(problem, seed)
         return self
 
     def _note_classes(self, y: Any) -> None:
@@ -240,8 +258,8 @@ class _Auto(BaseEstimator):
         Raises
         ------
         InvalidData
-            A step has no such part: dates in parts, text columns joined, categories by frequency. The message
-            names it.
+            A step has no such part: dates in parts, text columns joined, categories by frequency, or
+            convolutions. The message names it.
         """
         check_is_fitted(self)
         schema = self._schema
@@ -249,8 +267,8 @@ class _Auto(BaseEstimator):
         if own:
             raise InvalidData(
                 f"{', '.join(own)} use steps that scikit-learn lacks (dates in parts, texts of several "
-                "columns, or categories by frequency), so this pipeline needs Tasklore; save the model with "
-                "save() instead"
+                "columns, categories by frequency, or convolutions), so this pipeline needs Tasklore; save "
+                "the model with save() instead"
             )
         parts = [
             (candidate.name, candidate.build(schema, self.kind, 0, raw=True))
@@ -356,6 +374,9 @@ class AutoClassifier(ClassifierMixin, _Auto):
     remember : bool
         Whether to add this table's descriptors, and the candidates' losses and times, to the store. Rows are
         never stored.
+    name : str, optional
+        What you call this table, to recognise it in ``why_`` of later fits; remembered with it. Without one
+        it is called by its day and its size.
     prior : TablePrior, optional
         What was learned from past tables; by default what the package comes with.
     watch : callable, optional
@@ -417,7 +438,7 @@ class AutoRegressor(RegressorMixin, _Auto):
 
     Parameters
     ----------
-    budget, max_evaluations, memory_limit, n_jobs, random_state, store, remember, prior, watch
+    budget, max_evaluations, memory_limit, n_jobs, random_state, store, remember, name, prior, watch
         As for :class:`AutoClassifier`.
     metric : {"r2", "mean_absolute_error", "root_mean_squared_error"}, optional
         What the blend is chosen by; ``"r2"`` by default.
@@ -471,57 +492,6 @@ def seconds_of(budget: float | str) -> float:
     return seconds
 
 
-def leaderboard(found: Found) -> pd.DataFrame:
-    """Return what was tried, best first; see ``leaderboard_``."""
-    members = {candidate.name: weight for weight, candidate, _ in found.blend.members}
-    rows = [
-        {
-            "candidate": trial.candidate.name,
-            "model": trial.candidate.family,
-            "score": trial.score,
-            "loss": trial.measured.loss,
-            "weight": members.get(trial.candidate.name, 0.0) if trial.level == found.level else 0.0,
-            "rows": trial.n_rows,
-            "fit_seconds": trial.measured.fit_seconds,
-            "predict_seconds": trial.measured.predict_seconds,
-            "at": trial.at,
-            "error": trial.measured.error if not trial.whole else "",
-        }
-        for trial in found.trials
-    ]
-    table = pd.DataFrame(rows, columns=LEADERBOARD)
-    ascending = [False, not found.metric.larger_is_better]
-    return table.sort_values(["rows", "score"], ascending=ascending, ignore_index=True)
-
-
-def why(found: Found, prior: TablePrior, n: int = N_WHY) -> pd.DataFrame:
-    """Return the past tables most like a new one, and what worked there; see ``why_``."""
-    trivial = found.trivial
-    tried = {
-        trial.candidate.name: min(trial.measured.loss / trivial, 1.0)
-        for trial in found.trials
-        if trial.level == 0 and trial.measured.losses
-    }
-    likeness = prior.likeness(tried, found.described)
-    chosen = max(found.blend.members, key=lambda member: member[0])[1].name
-    rows: list[dict[str, Any]] = []
-    for place in np.argsort(-likeness, kind="stable")[:n]:
-        losses = prior.losses[place]
-        best = int(np.nanargmin(losses))
-        there = losses[prior.candidates.index(chosen)] if chosen in prior.candidates else math.nan
-        rows.append(
-            {
-                "past_table": prior.tasks[place],
-                "likeness": float(likeness[place]),
-                "best_candidate": prior.candidates[best],
-                "loss": float(losses[best]),
-                "chosen_here": chosen,
-                "loss_of_chosen": float(there),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
     """Read a model that ``save`` wrote, of either kind.
 
@@ -545,7 +515,7 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         members = tuple(
             (
                 float(member["weight"]),
-                Candidate.from_dict(member["candidate"]),
+                restored(member["candidate"]),
                 tuple(next(models) for _ in range(int(member["n_models"]))),
             )
             for member in about["members"]
@@ -555,6 +525,12 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
     except Exception as error:  # whatever a damaged archive may cause
         raise DamagedArtifact(f"{path} is no model that Tasklore saved, or is damaged: {error}") from error
     return model._restored(schema, Blend(empty, members), held)  # pyright: ignore[reportPrivateUsage]
+
+
+def _plain() -> AbstractContextManager[None]:
+    """Let parts of models work as in the processes that try them, whatever is set for scikit-learn here."""
+    context: Any = config_context(enable_metadata_routing=False, transform_output="default")
+    return context
 
 
 def _cores() -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import resource
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -182,7 +183,7 @@ def measure(
     problem: Problem,
     folds: Folds,
     random_state: int = 0,
-    give_up_above: float = float("inf"),
+    give_up_above: Sequence[float] = (),
     keep_models: bool = False,
 ) -> Measurement:
     """Cross-validate a candidate.
@@ -193,8 +194,8 @@ def measure(
     problem : Problem
     folds : list of (rows to fit, rows to judge)
     random_state : int
-    give_up_above : float
-        Stop before the next fold once the mean loss is larger.
+    give_up_above : sequence of float
+        For each number of folds, the mean loss above which to stop there; to the end if there are fewer.
     keep_models : bool
         Whether to return the fitted pipelines too.
     """
@@ -226,7 +227,7 @@ def measure(
             models.append(pipeline)
         fit_seconds += between - started
         predict_seconds += ended - between
-        if np.mean(losses) > give_up_above:
+        if len(losses) <= len(give_up_above) and np.mean(losses) > give_up_above[len(losses) - 1]:
             break
     done = max(1, len(losses))
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -7,6 +7,7 @@ of it for the columns of a table. See :mod:`.space` for those that AutoML choose
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -71,7 +72,7 @@ from ...errors import InvalidSetting, MissingDependency
 from .features import DateParts, FrequencyEncoder, OneText
 from .tables import Schema
 
-__all__ = ["MODELS", "Candidate", "Features", "Kind"]
+__all__ = ["MODELS", "VARIED", "Candidate", "Features", "Kind"]
 
 Kind: TypeAlias = Literal["classification", "regression"]
 Encoding: TypeAlias = Literal["onehot", "ordinal", "target", "frequency"]
@@ -79,6 +80,8 @@ Numbers: TypeAlias = Literal["raw", "standard", "quantile", "power", "unit"]
 Target: TypeAlias = Literal["", "standard", "logarithm", "quantile"]
 Extra: TypeAlias = Literal["select", "information", "pca", "interactions", "missing", ""]
 
+VARIED = " with "
+"""What stands in the name of a candidate between the named one that it varies and its settings."""
 MOST_CELLS = 125_000_000  # numbers that a model may be given: 1 GB
 MOST_LEVELS = 30  # one-hot columns that one category gives; the rest share one
 N_TEXT = 24  # numbers that a row's texts become
@@ -329,7 +332,8 @@ def _target_scale(target: Target, random_state: int) -> Any:
 
 def _extra(extra: Extra, kind: Kind, random_state: int) -> list[tuple[str, Any]]:
     by_f = f_classif if kind == "classification" else f_regression
-    by_information = mutual_info_classif if kind == "classification" else mutual_info_regression
+    information = mutual_info_classif if kind == "classification" else mutual_info_regression
+    by_information = partial(information, random_state=random_state)
     steps: dict[Extra, list[tuple[str, Any]]] = {
         "": [],
         "missing": [],

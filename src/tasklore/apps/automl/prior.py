@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from scipy.special import ndtr
 
 from ...artifacts import load_arrays, save_artifact
 from ...errors import DamagedArtifact, InvalidData
@@ -23,7 +24,7 @@ from .memory import recall
 from .pipelines import Kind
 from .portfolio import Measured, build_portfolio
 
-__all__ = ["TablePrior"]
+__all__ = ["AtRandom", "TablePrior"]
 
 N_PORTFOLIO = 30
 LEAST_GAP = 0.02  # of the trivial loss: what separates the trivial from the best is taken to be at least this
@@ -32,6 +33,7 @@ LIKENESS = (
 )
 TRUST = 3.0  # tried candidates from which on behaviour counts as much as descriptors
 LEAST_SECONDS = 2e-3
+DENSITY = 1 / np.sqrt(2 * np.pi)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +55,12 @@ class TablePrior:
         Of processor time to fit one fold.
     descriptors : ndarray of float32, shape (n_tasks, n_descriptors)
         See :data:`.descriptors.NAMES`.
+    doubts : ndarray, shape (n_tasks, n_candidates), optional
+        Standard deviations of losses that were not measured but foreseen, see :mod:`.varying`; not saved.
     """
+
+    varies: ClassVar[bool] = True
+    """Whether a search may also vary the best candidates, see :mod:`.varying`."""
 
     kind: Kind
     portfolio: tuple[str, ...]
@@ -63,6 +70,7 @@ class TablePrior:
     losses: np.ndarray
     seconds: np.ndarray
     descriptors: np.ndarray
+    doubts: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"TablePrior({self.kind!r}, {len(self.tasks)} tables, {len(self.candidates)} candidates)"
@@ -168,8 +176,10 @@ class TablePrior:
             columns = [self.candidates.index(name) for name in known]
             here = _compared(np.array([[tried[name] for name in known]]))
             there = _compared(self.losses[:, columns].astype(np.float64))
-            behaviour = np.nanmean(np.abs(here - there), axis=1)
-            behaviour = np.where(np.isnan(behaviour), 1.0, behaviour)
+            apart = np.abs(here - there)
+            known_there = np.isfinite(apart)
+            behaviour = np.where(known_there, apart, 0.0).sum(1) / np.maximum(known_there.sum(1), 1)
+            behaviour[~known_there.any(1)] = 1.0
             share = len(known) / (len(known) + TRUST)
             distance = (1 - share) * distance + share * behaviour
         return np.exp(-(distance - distance.min()) / (LIKENESS / 2))
@@ -188,7 +198,13 @@ class TablePrior:
         columns = [self.candidates.index(name) for name in tried if name in self.candidates]
         so_far = losses[:, columns].min(1) if columns else np.ones(len(losses))
         gap = np.maximum(1.0 - losses.min(1), LEAST_GAP)
-        gains = np.maximum(so_far[:, None] - losses, 0.0) / gap[:, None]
+        ahead = so_far[:, None] - losses
+        gains = np.maximum(ahead, 0.0)
+        if self.doubts is not None:
+            unsure = self.doubts > 0
+            scaled = ahead[unsure] / self.doubts[unsure]
+            gains[unsure] = self.doubts[unsure] * (scaled * ndtr(scaled) + DENSITY * np.exp(-0.5 * scaled**2))
+        gains /= gap[:, None]
         gains[:, columns] = 0.0
         return weights @ gains / weights.sum()
 
@@ -282,6 +298,25 @@ class TablePrior:
         return prior
 
 
+class AtRandom(TablePrior):
+    """The same candidates in a random order: what a search is without experience."""
+
+    varies = False
+
+    def choose(
+        self, tried: Mapping[str, float], described: Mapping[str, float], cost: Mapping[str, float], turn: int
+    ) -> str | None:
+        return str(np.random.default_rng(turn).choice(sorted(cost))) if cost else None
+
+    def improvement(self, tried: Collection[str], weights: np.ndarray) -> np.ndarray:
+        return np.array([float(name not in tried) for name in self.candidates])
+
+    @classmethod
+    def like(cls, prior: TablePrior) -> Self:
+        """Return a prior without its knowledge of what is good; what things cost is still known."""
+        return cls(**{each.name: getattr(prior, each.name) for each in dataclasses.fields(TablePrior)})
+
+
 @cache
 def _shipped(cls: type[TablePrior], kind: Kind) -> Any:
     return cls.load(Path(__file__).parent / "shipped" / f"{kind}.safetensors")
@@ -289,7 +324,7 @@ def _shipped(cls: type[TablePrior], kind: Kind) -> Any:
 
 def _compared(losses: np.ndarray) -> np.ndarray:
     """Return losses of one table from 0, the best, to 1, the trivial one; the gap is at least a little."""
-    best = np.nanmin(losses, axis=1, keepdims=True)
+    best = np.where(np.isnan(losses), 1.0, losses).min(1, keepdims=True)
     return ((losses - best) / np.maximum(1.0 - best, LEAST_GAP)).clip(0.0, 1.0)
 
 

@@ -7,7 +7,6 @@ import importlib.metadata
 import math
 import os
 import platform
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from ...files import replacing
 from .estimators import AutoClassifier
 from .judging import Bin, Importance, Judged, Model, calibration, importance
 from .losses import METRICS
-from .search import Found
 from .tables import Schema
+from .trials import Found
 
 __all__ = ["METRIC_WORDS", "Fitted", "check_installed", "duration", "write_report", "written"]
 
@@ -278,13 +277,8 @@ def _board(fitted: Fitted) -> list[dict[str, Any]]:
 
 
 def _past(fitted: Fitted) -> list[dict[str, Any]]:
-    """Return the past tables most like this one, with names that a person can read."""
-    found = _records(fitted.model.why_)
-    for row in found:
-        name = str(row["past_table"])
-        row["is_own"] = re.fullmatch("[0-9a-f]{64}", name) is not None
-        row["past_table"] = name[:8] if row["is_own"] else name
-    return found
+    """Return the past tables most like this one."""
+    return _records(fitted.model.why_)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ TRUSTED = frozenset(
         ),
         *("sklearn.neighbors._kd_tree.KDTree", "sklearn.neighbors._ball_tree.BallTree"),
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-        "sklearn.tree._tree.Tree",
+        *("sklearn.tree._tree.Tree", "tasklore.apps.automl.convolution.ConvolutionClassifier"),
         *(f"tasklore.apps.automl.features.{name}" for name in ("DateParts", "FrequencyEncoder", "OneText")),
     }
 )

@@ -8,35 +8,38 @@ first; the best candidates go up to more.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ...canonical import dumps
-from ...errors import InvalidSetting
 from .descriptors import describe
 from .ensembles import select
+from .images import image_candidates
 from .losses import METRICS, Metric
-from .measuring import Folds, Measurement, Problem, fit_quietly, folds_of, measure, outputs_of
+from .measuring import Measurement, Problem, fit_quietly, folds_of, measure, outputs_of
 from .pipelines import Candidate, Features
 from .prior import TablePrior
 from .space import candidates
-from .tables import Table
+from .trials import Blend, Budget, Design, Found, Trial
+from .varying import Variations
 from .worker import Worker, lent
 
-__all__ = ["Blend", "Budget", "Found", "Trial", "search"]
+__all__ = ["search"]
 
 N_COSTED = 6  # candidates whose cost decides on how many rows and folds the search can be
 SHARE = 0.4  # of the budget that they may take
+VARY_AFTER, VARY_EVERY, N_PARENTS = 16, 8, 4  # trials before settings are varied, and again; of how many
 GENERATION = 4  # in reproducible runs, trials that are chosen together
-HOPELESS = 0.6
+HOPELESS = 0.6  # of what separates the best from the trivial: a candidate farther behind is given up
+LEAST_MARGIN = 0.25  # of the trivial loss: what separates them is taken to be at least this
 PATIENCE = 20  # trials without a better one, after which the search ends if nothing promises more
 PROMISE = 1e-4
 FEWEST_ROWS = 1000  # that a large table is searched on
+ROWS_TO_HOLD_OUT = 8000
 STEP_UP = 4  # times more rows
 N_UP = 10  # candidates that go up
 OVERHEAD = 0.01  # seconds of a fold
@@ -45,166 +48,6 @@ LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
 QUICK_CELLS = 1_000_000  # numbers that the first model sees
 DESCRIBED_ROWS = 3000
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a search may spend.
-
-    Parameters
-    ----------
-    seconds : float, optional
-        Of wall-clock time, all included.
-    evaluations : int, optional
-        Candidates to try. Without ``seconds`` the search is reproducible: no measured time decides anything.
-    n_jobs : int
-        Candidates tried at the same time.
-    memory : int, optional
-        Megabytes for these processes together; 80 % of what is free by default.
-    random_state : int
-    """
-
-    seconds: float | None = 60.0
-    evaluations: int | None = None
-    n_jobs: int = 1
-    memory: int | None = None
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        if self.seconds is None and self.evaluations is None:
-            raise InvalidSetting("a budget is needed: seconds, or a number of evaluations")
-        if self.seconds is not None and not self.seconds > 0:
-            raise InvalidSetting(f"the budget must be more than 0 seconds, got {self.seconds!r}")
-        if self.evaluations is not None and self.evaluations < 1:
-            raise InvalidSetting(f"at least 1 evaluation is needed, got {self.evaluations!r}")
-
-
-@dataclass(frozen=True, eq=False)
-class Design:
-    """On which rows and folds candidates are tried."""
-
-    problem: Problem
-    folds: Folds
-    trivial: float
-
-    @property
-    def n_rows(self) -> int:
-        """Rows that are used."""
-        return len(self.problem.y)
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One candidate, tried.
-
-    Parameters
-    ----------
-    index : int
-        How many were begun before it.
-    candidate : Candidate
-    measured : Measurement
-    level : int
-        0 for the first design, higher ones have more rows.
-    n_rows : int
-    at : float
-        Seconds after the start at which it was done.
-    score : float
-        By the metric that was asked for, over all rows judged; NaN if it was not finished.
-    """
-
-    index: int
-    candidate: Candidate
-    measured: Measurement
-    level: int
-    n_rows: int
-    at: float
-    score: float
-
-    @property
-    def whole(self) -> bool:
-        """Whether all folds were done."""
-        return math.isfinite(self.score)
-
-    def bare(self) -> "Trial":
-        """Return it without models and predictions, which take memory."""
-        nothing = np.empty((0, 0), np.float32)
-        return dataclasses.replace(
-            self, measured=dataclasses.replace(self.measured, models=(), predictions=nothing)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Blend:
-    """Models whose weighted mean is the prediction.
-
-    Parameters
-    ----------
-    problem : Problem
-        Without rows: what the outputs mean.
-    members : tuple of (weight, candidate, fitted pipelines)
-        The pipelines of a member count alike.
-    """
-
-    problem: Problem
-    members: tuple[tuple[float, Candidate, tuple[Any, ...]], ...]
-
-    def outputs(self, table: Table) -> np.ndarray:
-        """Return probabilities or values, float64, shape (n, n_outputs)."""
-        total = np.zeros((len(table), self.problem.n_classes or 1))
-        for weight, _, pipelines in self.members:
-            for pipeline in pipelines:
-                total += weight / len(pipelines) * outputs_of(pipeline, table, self.problem)
-        return total
-
-    def refitted(self, problem: Problem, random_state: int) -> "Blend":
-        """Return the same blend with each member fitted once, to all rows of a problem."""
-        members = [
-            (weight, candidate, (fit_quietly(candidate, problem, random_state),))
-            for weight, candidate, _ in self.members
-        ]
-        return Blend(self.problem, tuple(members))
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a search ended with.
-
-    Parameters
-    ----------
-    blend : Blend
-    trials : tuple of Trial
-        In the order in which they ended.
-    curve : tuple of (seconds, loss)
-        The loss of the best single candidate so far, as a share of the trivial loss.
-    described : mapping
-        The table's descriptors.
-    level : int
-        The design that the blend was chosen on.
-    trivial : float
-        The loss of predicting always the same, on the first design.
-    loss : float
-        Cross-validated, of the blend; slightly too good, as the blend was chosen on it. NaN if nothing but
-        the first quick model was finished.
-    metric : Metric
-        What it was chosen by.
-    reason : str
-        Why the search ended.
-    seconds : float
-    first_model : float
-        Seconds after which there was a first model.
-    """
-
-    blend: Blend
-    trials: tuple[Trial, ...]
-    curve: tuple[tuple[float, float], ...]
-    described: Mapping[str, float]
-    level: int
-    trivial: float
-    loss: float
-    metric: Metric
-    reason: str
-    seconds: float
-    first_model: float
 
 
 def search(
@@ -246,6 +89,7 @@ class _Search:
     watch: Callable[[Trial], None]
     trials: list[Trial] = field(default_factory=list[Trial])
     taken: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+    took: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])  # seconds a fold
     speed: list[float] = field(default_factory=list[float])  # logarithms of measured / expected seconds
 
     def run(self) -> Found:
@@ -257,7 +101,7 @@ class _Search:
             seed = self.budget.random_state
             sample = self.problem.sample(DESCRIBED_ROWS, seed)
             self.described = describe(sample.table, sample.y, sample.kind, sample.schema, seed)
-            space = candidates(self.problem.kind)
+            space = {**candidates(self.problem.kind), **image_candidates(self.problem)}
             self.suited = {
                 name: space[name]
                 for name in self.prior.candidates
@@ -268,12 +112,14 @@ class _Search:
                 if name in self.suited:
                     alike.setdefault(dumps(self.suited[name].on(self.problem.schema).to_dict()), name)
             self.distinct = set(alike.values()) - {"constant"}
-            expected = self.prior.seconds_for(self.described)
-            self.expected = dict(zip(self.prior.candidates, expected, strict=True))
+            self.named = frozenset(self.distinct)
+            self.expected = self._expected()
+            self.variations = Variations(self.prior, space, self.problem.suits, seed)
+            self.vary_at = VARY_AFTER
             self.first = [name for name in self.prior.portfolio if name in self.distinct][:N_COSTED]
             self.levels = self._levels()
             reason = self._try_candidates(workers)
-        level = max((trial.level for trial in self.trials if trial.whole), default=0)
+        level = self._best_level()
         blend, loss = self._blend(level) or (first, math.nan)
         return Found(
             blend,
@@ -288,6 +134,19 @@ class _Search:
             self._elapsed(),
             first_model,
         )
+
+    def _expected(self) -> dict[str, float]:
+        """Return the seconds that fitting each candidate to what was described is expected to take."""
+        return dict(zip(self.prior.candidates, self.prior.seconds_for(self.described).tolist(), strict=True))
+
+    def _best_level(self) -> int:
+        """Return where the best candidate is; a poor one on more rows does not count for more."""
+        best: dict[int, float] = {}
+        for trial in self.trials:
+            if trial.whole:
+                share = trial.measured.loss / self.levels[trial.level].trivial
+                best[trial.level] = min(best.get(trial.level, math.inf), share)
+        return min(sorted(best, reverse=True), key=best.__getitem__, default=0)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.started
@@ -336,6 +195,8 @@ class _Search:
         fits = affordable / cost
         if rows < 500 and fits >= 10:
             design = self._design(rows, 5, 2)
+        elif rows >= ROWS_TO_HOLD_OUT and fits < 20:  # a fifth of them is enough to judge on
+            design = self._design(rows, 1)
         else:
             design = self._design(rows, 5 if fits >= 5 else 3 if fits >= 3 else 1)
         levels = [design]
@@ -394,12 +255,19 @@ class _Search:
         known = [trial for trial in self.trials if trial.level == level and trial.index < over]
         return sorted(known, key=lambda trial: trial.index)
 
-    def _bar(self, level: int) -> float:
-        """Return the loss above which a candidate is given up after a fold."""
-        best = min((t.measured.loss for t in self._known(level) if t.whole), default=math.inf)
-        if not math.isfinite(best):
-            return math.inf
-        return best + HOPELESS * max(self.levels[level].trivial - best, 0.0)
+    def _bar(self, level: int) -> tuple[float, ...]:
+        """Return the mean losses above which a candidate is given up, after each number of folds.
+
+        They are counted from what the best candidate lost on the same folds: some folds are harder.
+        """
+        known = [trial.measured for trial in self._known(level) if trial.whole]
+        if not known:
+            return ()
+        best = min(known, key=lambda measured: measured.loss)
+        trivial = self.levels[level].trivial
+        margin = HOPELESS * max(trivial - best.loss, LEAST_MARGIN * trivial)
+        so_far = np.cumsum(best.losses) / np.arange(1, len(best.losses) + 1)
+        return tuple((so_far + margin).tolist())
 
     def _while_starting(self, workers: list[Worker]) -> None:
         """Try quick candidates in this process until another one is ready, which may take seconds."""
@@ -428,7 +296,12 @@ class _Search:
             self._note(name, 0, found, began)
 
     def _measure(
-        self, worker: Worker, candidate: Candidate, level: int, bar: float, loaded: dict[Worker, int]
+        self,
+        worker: Worker,
+        candidate: Candidate,
+        level: int,
+        bar: tuple[float, ...],
+        loaded: dict[Worker, int],
     ) -> Measurement:
         design = self.levels[level]
         if loaded.get(worker) != level:
@@ -455,6 +328,7 @@ class _Search:
         if measured.losses:
             taken = (self._elapsed() - began) / len(measured.losses)
             self.speed.append(math.log(max(taken, 1e-3) / (self._expected_fit(name, level) + OVERHEAD)))
+            self.took[name, level] = taken
         self.watch(trial)
 
     def _judged(
@@ -472,8 +346,11 @@ class _Search:
 
     def _expected_trial(self, name: str, level: int) -> float:
         """Return the seconds that trying a candidate is expected to take on this machine."""
+        n_folds = len(self.levels[level].folds)
+        if (below := self.took.get((name, level - 1))) is not None:
+            return below * self.levels[level].n_rows / self.levels[level - 1].n_rows * n_folds
         factor = math.exp(float(np.median(self.speed))) if self.speed else 1.0
-        return factor * (self._expected_fit(name, level) + OVERHEAD) * len(self.levels[level].folds)
+        return factor * (self._expected_fit(name, level) + OVERHEAD) * n_folds
 
     def _enough(self) -> bool:
         return self.budget.evaluations is not None and len(self.taken) >= self.budget.evaluations
@@ -493,6 +370,7 @@ class _Search:
             return None
         if self.budget.seconds is None:
             return self._next_reproducibly(n_running)
+        self._vary()
         half_is_over = self._left() < 0.5 * self.budget.seconds
         if half_is_over and (upward := self._next_upward()) is not None:
             return upward
@@ -513,10 +391,26 @@ class _Search:
         chosen = self.prior.choose(self._tried(), self.described, cheap or fits, len(self.taken))
         return (chosen, 0) if chosen else None
 
+    def _vary(self) -> None:
+        """Offer variations of the best candidates so far, anew after every so many trials."""
+        known = [trial for trial in self._known(0) if trial.whole]
+        if not self.prior.varies or min(len(known), len(self.taken)) < self.vary_at:
+            return
+        self.vary_at = len(self.taken) + VARY_EVERY
+        known.sort(key=lambda trial: (trial.measured.loss, trial.candidate.name))
+        tried = {name for name, _ in self.taken}
+        best = [trial.candidate for trial in known[:N_PARENTS]]
+        self.prior = self.variations.offer(best, tried, len(self.taken))
+        self.suited.update(self.variations.offered)
+        self.distinct = {*self.named, *self.variations.offered}
+        self.expected = self._expected()
+
     def _next_reproducibly(self, n_running: int) -> tuple[str, int] | None:
         """Choose by losses alone, and only those of generations that are over."""
-        if len(self.taken) % GENERATION == 0 and n_running:
-            return None
+        if len(self.taken) % GENERATION == 0:
+            if n_running:
+                return None
+            self._vary()
         rest = [name for name in self.distinct if (name, 0) not in self.taken]
         if not rest:
             return None

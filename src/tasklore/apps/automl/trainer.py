@@ -121,7 +121,9 @@ class _Memory:
 
     def remember(self, state: PriorState, scores: list[float], decision: str, seconds: float) -> None:
         latest = state.history[-1]
-        metrics = {"score": latest.mean, "half_width": latest.half_width, "portfolio": state.step}
+        metrics = {"score": latest.mean, "portfolio": state.step}
+        if np.isfinite(latest.half_width):  # one table has none
+            metrics["half_width"] = latest.half_width
         self.store.add(
             RoundRecord(
                 run_id=self.run_id,

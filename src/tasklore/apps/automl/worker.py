@@ -5,13 +5,9 @@ process, which has a memory limit of its own.
 """
 
 import atexit
-import json
 import os
 import resource
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -21,17 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from . import nursery
 from .measuring import Folds, Measurement, Problem, measure
 from .pipelines import Candidate
 
 __all__ = ["Worker", "lent", "serve"]
 
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from tasklore.apps.automl.worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
-)
 STARTING = 120.0  # seconds that importing may take on a busy machine
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +36,7 @@ class _Load:
 class _Try:
     candidate: Candidate
     random_state: int
-    give_up_above: float
+    give_up_above: tuple[float, ...]
     keep_models: bool
 
 
@@ -59,10 +51,10 @@ class Worker:
 
     def __init__(self, memory_limit: int | None = None) -> None:
         self.memory_limit = memory_limit
-        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._pid = 0  # of the process, once it is ready
         self._loaded: _Load | None = None
-        self._ready = self._informed = False
+        self._informed = False
 
     def load(self, problem: Problem, folds: Folds) -> None:
         """Say what the candidates to come are tried on."""
@@ -74,7 +66,7 @@ class Worker:
         seconds: float,
         *,
         random_state: int = 0,
-        give_up_above: float = float("inf"),
+        give_up_above: tuple[float, ...] = (),
         keep_models: bool = False,
         starting: float = STARTING,
     ) -> Measurement:
@@ -87,9 +79,9 @@ class Worker:
         """
         pipe = self.start()
         try:
-            if not self._ready:
-                self._ready = bool(pipe.poll(starting) and pipe.recv())
-            if self._ready:
+            if not self._pid and pipe.poll(starting):
+                self._pid = pipe.recv()
+            if self._pid:
                 if not self._informed:  # not before: a send waits until the other side has started
                     pipe.send(self._loaded)
                     self._informed = True
@@ -104,18 +96,18 @@ class Worker:
 
     def kill(self) -> None:
         """End the process from another thread than the one that waits for it, which then hears of it."""
-        if (process := self._process) is not None:
-            process.kill()
+        if (pipe := self._pipe) is not None:
+            with suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)  # if it has not started yet, it ends when it does
+        if self._pid:
+            nursery.end(self._pid)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self.kill()
         if self._pipe is not None:
             self._pipe.close()
-        self._process = self._pipe = None
-        self._ready = self._informed = False
+        self._pipe, self._pid, self._informed = None, 0, False
 
     def __enter__(self) -> "Worker":
         return self
@@ -126,35 +118,26 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether the process has started and would begin at once; does not wait."""
-        if not self._ready and self._pipe is not None:
+        if not self._pid and self._pipe is not None:
             try:
-                self._ready = self._pipe.poll(0) and bool(self._pipe.recv())
+                self._pid = self._pipe.recv() if self._pipe.poll(0) else 0
             except (EOFError, OSError):
                 return False
-        return bool(self._ready)
+        return bool(self._pid)
 
     def start(self) -> Connection:
         """Start the process if it does not run, without waiting for it."""
-        if self._pipe is not None and self._process is not None and self._process.poll() is None:
-            return self._pipe
-        self.close()
-        # Not multiprocessing.Process: that would run the user's own script again in the child.
-        ours, theirs = _pair()
-        command = [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())]
-        self._process = subprocess.Popen(
-            [*command, str(self.memory_limit or 0)],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **ONE_THREAD},
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self._pipe = ours
-        return ours
+        if self._pid and self._pipe is not None and self._pipe.poll(0):
+            self.close()  # nothing is awaited, so this is its end
+        if self._pipe is None:
+            self._pipe, theirs = _pair()
+            with theirs:
+                nursery.spawn(theirs.fileno(), self.memory_limit or 0)
+        return self._pipe
 
 
 def serve(descriptor: int, memory_limit: int) -> None:
     """Answer the parent until it hangs up; what the process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit << 20, memory_limit << 20))
     with Connection(descriptor) as pipe, suppress(EOFError, OSError, MemoryError):  # the parent hung up
@@ -163,7 +146,7 @@ def serve(descriptor: int, memory_limit: int) -> None:
 
 def _answer(pipe: "Connection[Any, Any]") -> None:
     loaded: _Load | None = None
-    pipe.send(True)
+    pipe.send(os.getpid())
     while True:
         asked: Any = pipe.recv()
         match asked:
@@ -212,6 +195,9 @@ def _close() -> None:
     for workers in _idle.values():
         for worker in workers:
             worker.close()
+
+
+os.register_at_fork(after_in_child=_idle.clear)
 
 
 def _free_megabytes() -> float:

@@ -1,0 +1,177 @@
+"""The nouns of a search: what it may spend, what it tried, what it found."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InvalidSetting
+from .losses import Metric
+from .measuring import Folds, Measurement, Problem, fit_quietly, outputs_of
+from .pipelines import Candidate
+from .tables import Table
+
+__all__ = ["Blend", "Budget", "Design", "Found", "Trial"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend.
+
+    Parameters
+    ----------
+    seconds : float, optional
+        Of wall-clock time, all included.
+    evaluations : int, optional
+        Candidates to try. Without ``seconds`` the search is reproducible: no measured time decides anything.
+    n_jobs : int
+        Candidates tried at the same time.
+    memory : int, optional
+        Megabytes for these processes together; 80 % of what is free by default.
+    random_state : int
+    """
+
+    seconds: float | None = 60.0
+    evaluations: int | None = None
+    n_jobs: int = 1
+    memory: int | None = None
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and self.evaluations is None:
+            raise InvalidSetting("a budget is needed: seconds, or a number of evaluations")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InvalidSetting(f"the budget must be more than 0 seconds, got {self.seconds!r}")
+        if self.evaluations is not None and self.evaluations < 1:
+            raise InvalidSetting(f"at least 1 evaluation is needed, got {self.evaluations!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """On which rows and folds candidates are tried."""
+
+    problem: Problem
+    folds: Folds
+    trivial: float
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are used."""
+        return len(self.problem.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One candidate, tried.
+
+    Parameters
+    ----------
+    index : int
+        How many were begun before it.
+    candidate : Candidate
+    measured : Measurement
+    level : int
+        0 for the first design, higher ones have more rows.
+    n_rows : int
+    at : float
+        Seconds after the start at which it was done.
+    score : float
+        By the metric that was asked for, over all rows judged; NaN if it was not finished.
+    """
+
+    index: int
+    candidate: Candidate
+    measured: Measurement
+    level: int
+    n_rows: int
+    at: float
+    score: float
+
+    @property
+    def whole(self) -> bool:
+        """Whether all folds were done."""
+        return math.isfinite(self.score)
+
+    def bare(self) -> "Trial":
+        """Return it without models and predictions, which take memory."""
+        nothing = np.empty((0, 0), np.float32)
+        return dataclasses.replace(
+            self, measured=dataclasses.replace(self.measured, models=(), predictions=nothing)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """Models whose weighted mean is the prediction.
+
+    Parameters
+    ----------
+    problem : Problem
+        Without rows: what the outputs mean.
+    members : tuple of (weight, candidate, fitted pipelines)
+        The pipelines of a member count alike.
+    """
+
+    problem: Problem
+    members: tuple[tuple[float, Candidate, tuple[Any, ...]], ...]
+
+    def outputs(self, table: Table) -> np.ndarray:
+        """Return probabilities or values, float64, shape (n, n_outputs)."""
+        total = np.zeros((len(table), self.problem.n_classes or 1))
+        for weight, _, pipelines in self.members:
+            for pipeline in pipelines:
+                total += weight / len(pipelines) * outputs_of(pipeline, table, self.problem)
+        return total
+
+    def refitted(self, problem: Problem, random_state: int) -> "Blend":
+        """Return the same blend with each member fitted once, to all rows of a problem."""
+        members = [
+            (weight, candidate, (fit_quietly(candidate, problem, random_state),))
+            for weight, candidate, _ in self.members
+        ]
+        return Blend(self.problem, tuple(members))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search ended with.
+
+    Parameters
+    ----------
+    blend : Blend
+    trials : tuple of Trial
+        In the order in which they ended.
+    curve : tuple of (seconds, loss)
+        The loss of the best single candidate so far, as a share of the trivial loss.
+    described : mapping
+        The table's descriptors.
+    level : int
+        The design that the blend was chosen on.
+    trivial : float
+        The loss of predicting always the same, on the first design.
+    loss : float
+        Cross-validated, of the blend; slightly too good, as the blend was chosen on it. NaN if nothing but
+        the first quick model was finished.
+    metric : Metric
+        What it was chosen by.
+    reason : str
+        Why the search ended.
+    seconds : float
+    first_model : float
+        Seconds after which there was a first model.
+    """
+
+    blend: Blend
+    trials: tuple[Trial, ...]
+    curve: tuple[tuple[float, float], ...]
+    described: Mapping[str, float]
+    level: int
+    trivial: float
+    loss: float
+    metric: Metric
+    reason: str
+    seconds: float
+    first_model: float
