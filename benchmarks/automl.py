@@ -32,7 +32,10 @@ from tasklore.apps.automl.prior import TablePrior
 from tasklore.experience.store import open_store
 
 HERE = Path(__file__).parent
-RIVALS = {"flaml": "flaml[automl]==2.7.0", "autogluon": "autogluon.tabular[lightgbm,catboost,xgboost]==1.6.3"}
+RIVALS = {
+    "flaml": ("flaml[automl]==2.7.0", "packaging"),  # which it imports and does not name
+    "autogluon": ("autogluon.tabular[lightgbm,catboost,xgboost]==1.6.3",),
+}
 SYSTEMS = (
     *("tasklore", "portfolio", "random search", "forest", "boosting"),
     *("flaml", "flaml zero-shot", "autogluon"),
@@ -51,7 +54,7 @@ def python_of(system: str, console: Console) -> str:
     if not (environment / "ready").exists():
         console.print(f"making an environment for {name}: a few minutes")
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", RIVALS[name]], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *RIVALS[name]], check=True)
         (environment / "ready").touch()
     return str(python)
 

@@ -63,13 +63,15 @@ def interval(values: np.ndarray) -> str:
 def table(kind: Kind, informed: np.ndarray, blind: np.ndarray) -> Table:
     """Return mean regrets by how many tables were known."""
     grid = Table(title=f"{kind}: regret after {N_TRIED} evaluations, {len(informed)} orders")
-    for column in ("past tables", "with memory", "at random"):
+    for column in ("past tables", "with memory", "at random", "median with memory", "median at random"):
         grid.add_column(column, justify="right")
     for low, high in zip(STARTS, (*STARTS[1:], informed.shape[1]), strict=True):
         part = slice(low, min(high, informed.shape[1]))
         if informed[:, part].size:
             label = str(low) if high == low + 1 else f"{low}–{part.stop - 1}"
-            grid.add_row(label, interval(informed[:, part].mean(1)), interval(blind[:, part].mean(1)))
+            both = informed[:, part], blind[:, part]
+            medians = (f"{np.median(values):.3f}" for values in both)
+            grid.add_row(label, *(interval(values.mean(1)) for values in both), *medians)
     return grid
 
 

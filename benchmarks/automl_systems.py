@@ -53,37 +53,31 @@ def tasklore(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: P
     return face(budget=budget, prior=TablePrior.load(folder / "prior.safetensors")).fit(x, y)
 
 
-def ordered(draw: Callable[[Any], list[str]]) -> Callable[..., Any]:
-    """Return Tasklore with a fixed order of candidates instead of what experience suggests."""
+def at_random(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
+    """Fit Tasklore with its candidates in a random order."""
+    from tasklore import AutoClassifier, AutoRegressor
+    from tasklore.apps.automl.prior import AtRandom, TablePrior
 
-    def fit(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
-        from tasklore import AutoClassifier, AutoRegressor
-        from tasklore.apps.automl.prior import TablePrior
-
-        prior: Any = TablePrior.load(folder / "prior.safetensors")
-
-        class Fixed(TablePrior):
-            """Try candidates in an order that nothing changes."""
-
-            def choose(self, tried: Any, described: Any, cost: Any, turn: int) -> str | None:
-                return next((name for name in order if name in cost), None)
-
-        order = draw(prior)
-        fixed = Fixed(**{name: getattr(prior, name) for name in prior.__dataclass_fields__})
-        face = AutoClassifier if kind == "classification" else AutoRegressor
-        return face(budget=budget, prior=fixed).fit(x, y)
-
-    return fit
+    face = AutoClassifier if kind == "classification" else AutoRegressor
+    prior = AtRandom.like(TablePrior.load(folder / "prior.safetensors"))
+    return face(budget=budget, prior=prior).fit(x, y)
 
 
-def at_random(prior: Any) -> list[str]:
-    """Return all candidates in a random order."""
-    return list(np.random.default_rng(0).permutation(np.array(prior.candidates, dtype=object)))
+def portfolio(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
+    """Fit Tasklore with its portfolio as a fixed order, and the other candidates after it at random."""
+    from tasklore import AutoClassifier, AutoRegressor
+    from tasklore.apps.automl.prior import AtRandom, TablePrior
 
+    class Static(AtRandom):
+        """Try the portfolio whatever happens."""
 
-def in_portfolio_order(prior: Any) -> list[str]:
-    """Return the portfolio, and then the others."""
-    return [*prior.portfolio, *at_random(prior)]
+        def choose(self, tried: Any, described: Any, cost: Any, turn: int) -> str | None:
+            first = next((name for name in self.portfolio if name in cost), None)
+            return first or super().choose(tried, described, cost, turn)
+
+    face = AutoClassifier if kind == "classification" else AutoRegressor
+    prior = Static.like(TablePrior.load(folder / "prior.safetensors"))
+    return face(budget=budget, prior=prior).fit(x, y)
 
 
 def flaml(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
@@ -135,8 +129,8 @@ def autogluon(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: 
 
 SYSTEMS: dict[str, Callable[..., Any]] = {
     "tasklore": tasklore,
-    "portfolio": ordered(in_portfolio_order),
-    "random search": ordered(at_random),
+    "portfolio": portfolio,
+    "random search": at_random,
     "forest": shallow("RandomForest"),
     "boosting": shallow("HistGradientBoosting"),
     "flaml": flaml,

@@ -130,6 +130,8 @@ ROWS: tuple[Row, ...] = (
         )
         for learner in ("anil", "boil", "meta-sgd")
     ),
+    row("sinusoid", "maml-plus-plus", SINUSOID, {"stop": {"minutes": 6.0}}),
+    row("sinusoid", "cavia", SINUSOID, {"stop": {"minutes": 6.0}}),
     row("sinusoid", "imaml", SINUSOID, {"stop": {"minutes": 6.0}}),
     row("sinusoid", "ridge-head", SINUSOID, {"stop": {"minutes": 6.0}}),
     row(
@@ -156,6 +158,25 @@ ROWS: tuple[Row, ...] = (
             "stop": {"minutes": 40.0},
         },
         "98.1 / 98.9 (Vinyals et al. 2016, 5-way 1-shot / 5-shot)",
+    ),
+    *(
+        row(
+            "omniglot",
+            learner,
+            OMNIGLOT,
+            {
+                "tasks": {"train_ways": ways, "train_queries": 5},
+                "learner": {"transductive": True},
+                "train": {"n_tasks": 60 // ways, "steps": 200, "learning_rate": 3e-3},
+                "stop": {"minutes": 40.0},
+            },
+            published,
+        )
+        for learner, ways, published in (
+            ("relation", 60, "99.6 / 99.8 (Sung et al. 2018, 5-way 1-shot / 5-shot)"),
+            ("logistic-head", 20, ""),
+            ("svm-head", 20, ""),
+        )
     ),
     row(
         "omniglot",

@@ -240,6 +240,19 @@ def test_a_killed_process_costs_one_candidate() -> None:
     assert model.score(x, y) > 0.9
 
 
+def test_where_nothing_can_be_learned_it_is_no_worse_than_saying_the_same() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(120, 4)), rng.standard_t(2, 120)
+    known, one = quick_prior("regression"), ("tree-6",)
+    losses, seconds = known.losses[:, :1], known.seconds[:, :1]
+    tree = dataclasses.replace(known, portfolio=one, candidates=one, losses=losses, seconds=seconds)
+    model = AutoRegressor(max_evaluations=1, n_jobs=1, prior=tree).fit(x, y)
+    assert (board_of(model)["loss"] > 1).all()
+    np.testing.assert_allclose(model.predict(x), y.mean())
+    assert len(model.why_)
+    assert model.to_pipeline().fit(x, y).predict(x[:2]).shape == (2,)
+
+
 def test_an_interrupt_does_not_wait() -> None:
     x, y = datasets.load_breast_cancer(return_X_y=True)
 

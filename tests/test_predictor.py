@@ -8,10 +8,12 @@ import torch
 
 from tasklore.artifacts import load_artifact, save_artifact
 from tasklore.errors import DamagedArtifact, InvalidData
+from tasklore.learners.base import Learner
 from tasklore.learners.gradient import MAML
 from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP
 from tasklore.predictor import Predictor
+from tasklore.registry import learners
 from tasklore.train import Prior
 from tasklore.types import TaskSpec
 
@@ -19,7 +21,7 @@ SHAPE = (1, 4, 4)
 CLASSIFICATION = TaskSpec("classification", SHAPE, 3)
 
 
-def prior_of(learner: MAML | Prototypes, spec: TaskSpec = CLASSIFICATION) -> Prior:
+def prior_of(learner: Learner, spec: TaskSpec = CLASSIFICATION) -> Prior:
     return Prior(learner, learner.init(spec, torch.Generator().manual_seed(0)), spec)
 
 
@@ -63,6 +65,23 @@ def test_a_saved_predictor_predicts_the_same(prior: Prior, tmp_path: Path) -> No
     loaded = Predictor.load(tmp_path / "p.safetensors")
     np.testing.assert_array_equal(loaded.predict_proba(x), predictor.predict_proba(x))
     assert loaded.labels == predictor.labels
+
+
+NETS = [
+    name
+    for name in learners.names()
+    if "net" in learners.get(name).__dataclass_fields__ and "classification" in learners.get(name).tags.kinds
+]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_saved_predictor_of_any_learner_loads(name: str, tmp_path: Path) -> None:
+    x, y = blobs()
+    learner = learners.get(name)(MLP((8,)))
+    predictor = Predictor.adapt(prior_of(learner), x, y)
+    predictor.save(tmp_path / "p.safetensors")
+    loaded = Predictor.load(tmp_path / "p.safetensors")
+    np.testing.assert_array_equal(loaded.predict_proba(x), predictor.predict_proba(x))
 
 
 def test_fewer_classes_than_the_prior_provides_for(prior: Prior) -> None:

@@ -1,13 +1,14 @@
-"""The main job on real input: AutoML on tables that experience has not seen, then images from few examples."""
+"""The main job on real input: AutoML on tables new to the experience, then images from few examples."""
 
 import dataclasses
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +56,10 @@ def demo(
     console = Console(quiet=quiet, highlight=False)
     with open_store(store) as opened:
         if only != "few-shot":
-            _show_tables(opened, budget, console)
+            with resumable(
+                "the searches that ended are remembered; the demo starts from them the next time:"
+            ):
+                _show_tables(opened, budget, console)
         if only != "automl":
             _show_images(opened, report, console)
         _tell_store(opened, console)
@@ -84,51 +88,96 @@ class _Split:
         x, y = getattr(datasets, loader)(return_X_y=True, as_frame=True)
         stratify = y if kind == "classification" else None
         parts: list[Any] = train_test_split(x, y, test_size=0.25, random_state=0, stratify=stratify)
-        return cls(name, kind, parts[0], parts[2], parts[1], parts[3])
+        x, kept, y, kept_y = (part.reset_index(drop=True) for part in parts)
+        return cls(name, kind, x, y, kept, kept_y)
 
-    def score(self, model: Any) -> float:
-        """Return log loss (classes) or R² (numbers) on the rows kept aside."""
+    def score(self, model: Any, seconds: float) -> "_Score":
+        """Judge a model on the rows kept aside."""
         from sklearn.metrics import log_loss
 
         if self.kind == "regression":
-            return float(model.score(self.kept_x, self.kept_y))
-        return float(log_loss(self.kept_y, model.predict_proba(self.kept_x), labels=list(model.classes_)))
+            return _Score(float(model.score(self.kept_x, self.kept_y)), None, seconds)
+        chances = model.predict_proba(self.kept_x)
+        right = float((model.classes_[chances.argmax(1)] == self.kept_y).mean())
+        return _Score(float(log_loss(self.kept_y, chances, labels=list(model.classes_))), right, seconds)
+
+
+class _Score(NamedTuple):
+    """How good a model is: log loss and the share that it gets right, or R² alone."""
+
+    value: float
+    right: float | None
+    seconds: float
 
 
 def _show_tables(store: "ExperienceStore", budget: float, console: Console) -> None:
     """Search on each table with and without experience, beside two good defaults."""
-    from ..apps.automl.memory import names_of
     from ..apps.automl.prior import TablePrior
+    from ..experience import user_folder
 
-    kinds: tuple[Kind, ...] = ("classification", "regression")
-    past = [len(TablePrior.shipped(kind).tasks) for kind in kinds]
+    past = [len(TablePrior.shipped(kind).tasks) for kind in ("classification", "regression")]
     console.rule("[bold]AutoML[/bold]", align="left")
     console.print(
-        f"Tasklore knows {past[0]} past tables with classes and {past[1]} with numbers; these four are not "
-        f"among them.\nA quarter of the rows is kept aside; each search may take {budget:g} s."
+        f"Tasklore comes with experience from {past[0]} past tables with classes and {past[1]} with numbers; "
+        f"these four are not among them. A quarter of the rows is kept aside, and no search sees it; each "
+        f"search may take {budget:g} s."
     )
-    known = {name for kind in kinds for name in names_of(store, kind).values()}
-    if again := [name for name in TABLES if name in known]:
-        console.print(f"Your store remembers {', '.join(again)} from an earlier run, and starts from there.")
+    _tell_known(store, console)
+    folder = user_folder() / "runs" / f"demo-automl-{uuid.uuid4().hex[:8]}"
     splits = [_Split.of(name) for name in TABLES]
-    results: dict[str, list[tuple[float, float]]] = {}
-    reasons: list[str] = []
-    for split in splits:
-        for system, fit in _systems(split, store, budget, console).items():
+    with console.status("starting processes"):
+        _warm_up()
+    results: list[dict[str, _Score]] = []
+    reasons = Table.grid(padding=(0, 2, 0, 0))
+    for place, split in enumerate(splits, 1):
+        results.append({})
+        title = f"{split.name} ({place} of {len(splits)})"
+        for system, fit in _systems(split, store, budget, title, console).items():
             started = time.perf_counter()
             model = fit()
-            seconds = time.perf_counter() - started
-            results.setdefault(system, []).append((split.score(model), seconds))
+            results[-1][system] = split.score(model, time.perf_counter() - started)
             if system == "Tasklore":
-                reasons.append(_why(split.name, model))
+                reasons.add_row(f"[bold]{split.name}[/bold]", _why(model))
+                with console.status(f"{title}: writing the report"):
+                    _write_report(split, model, budget, folder / f"{split.name.replace(' ', '-')}.html")
     console.print(_comparison(splits, results))
-    for reason in reasons:
-        console.print(reason)
-    console.print()
+    console.print("\n[bold]Why[/bold]")
+    console.print(reasons)
+    console.print(f"\nReports, one for each table: {folder}\n", soft_wrap=True)
+
+
+def _tell_known(store: "ExperienceStore", console: Console) -> None:
+    """Say which of the tables the store has met before, as it is no longer true that they are new."""
+    from ..apps.automl.memory import names_of, recall
+
+    known: list[str] = []
+    kinds: tuple[Kind, ...] = ("classification", "regression")
+    for kind in kinds:
+        names, tables = names_of(store, kind), recall(store, kind)
+        known += [
+            f"{names[table]} ({len(tried) - 1} candidates)"  # all but that to predict always the same
+            for table, (_, tried) in tables.items()
+            if names[table] in TABLES
+        ]
+    if known:
+        console.print(
+            f"[bold]Remembered from your last run:[/bold] {', '.join(known)}. Tasklore starts from there, so "
+            "these are no longer new to it; the rows kept aside are the same, and still unseen. The random "
+            "search starts anew."
+        )
+
+
+def _warm_up() -> None:
+    """Load libraries and start processes, which is no part of any budget."""
+    import numpy as np
+
+    from ..apps.automl.estimators import AutoClassifier
+
+    AutoClassifier(max_evaluations=2).fit(np.arange(40.0).reshape(20, 2), np.arange(20) % 2)
 
 
 def _systems(
-    split: _Split, store: "ExperienceStore", budget: float, console: Console
+    split: _Split, store: "ExperienceStore", budget: float, title: str, console: Console
 ) -> dict[str, Callable[[], Any]]:
     """Return how each system is fitted to a table, by name."""
     from sklearn import ensemble
@@ -142,56 +191,97 @@ def _systems(
     face = AutoClassifier if classes else AutoRegressor
     metric = next(iter(METRICS[split.kind].values()))
 
-    def searched(title: str, **settings: Any) -> Callable[[], Any]:
+    def searched(how: str, **settings: Any) -> Callable[[], Any]:
         def fit() -> Any:
             display = SearchDisplay(budget, None, metric, console)
-            display.update(display.bar, description=f"{split.name}: {title}")
+            display.update(display.bar, description=f"{title}: {how}")
             with display:
                 return face(budget, watch=display.watch, **settings).fit(split.x, split.y)
 
         return fit
 
     def default(model: Any) -> Callable[[], Any]:
-        return lambda: model.fit(split.x, split.y)
+        def fit() -> Any:
+            with console.status(f"{title}: {type(model).__name__}"):
+                return model.fit(split.x, split.y)
+
+        return fit
 
     forest = ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor
     boosting = ensemble.HistGradientBoostingClassifier if classes else ensemble.HistGradientBoostingRegressor
+    at_random = AtRandom.like(TablePrior.shipped(split.kind))
     return {
         "Tasklore": searched("with experience", store=store, name=split.name),
-        "random search, same candidates": searched(
-            "at random", prior=AtRandom.like(TablePrior.shipped(split.kind))
-        ),
-        "random forest, defaults": default(forest(random_state=0, n_jobs=-1)),
-        "boosting, defaults": default(boosting(random_state=0)),
+        "random search": searched("at random", prior=at_random),
+        "random forest": default(forest(random_state=0, n_jobs=-1)),
+        "boosting": default(boosting(random_state=0)),
     }
 
 
-def _why(name: str, model: Any) -> str:
+def _why(model: Any) -> str:
     """Return a line about what suggested a model, and what it is made of."""
-    alike = ", ".join(model.why_["past_table"].head(3))
-    board = model.leaderboard_
-    members = board[board["weight"] > 0].sort_values("weight", ascending=False)["candidate"]
-    result = (
-        f"the blend is mostly {members.iloc[0]}" if len(members) else "there was time for a first model only"
+    past, board = model.why_.head(3), model.leaderboard_
+    alike = ", ".join(
+        f"{name} (remembered)" if own else name
+        for name, own in past[["past_table", "own"]].itertuples(index=False)
     )
-    return f"[bold]{name}[/bold]: most like {alike}; {len(board)} candidates tried, {result}"
+    members = board[board["weight"] > 0].sort_values("weight", ascending=False)
+    kept = ", ".join(
+        f"{100 * weight:.0f} % {name}"
+        for name, weight in members[["candidate", "weight"]].head(2).itertuples(index=False)
+    )
+    if not kept:
+        return f"most like {alike}; {len(board)} tried, but there was time for a first model only"
+    more = f" and {len(members) - 2} more" if len(members) > 2 else ""
+    return f"most like {alike}; {len(board)} tried, kept {kept}{more}"
 
 
-def _comparison(splits: list[_Split], results: Mapping[str, list[tuple[float, float]]]) -> Table:
+def _write_report(split: _Split, model: Any, budget: float, path: Path) -> None:
+    """Write what a search found as an HTML file."""
+    from ..apps.automl.judging import judge
+    from ..apps.automl.report import Fitted, write_report
+
+    y, kept_y = split.y.to_numpy(), split.kept_y.to_numpy()
+    settings = {"Budget": f"{budget:g} s", "Kept aside": "25 % of the rows", "Remembered": "yes"}
+    fitted = Fitted(
+        model,
+        split.name,
+        str(split.y.name),
+        split.x,
+        y,
+        split.kept_x,
+        kept_y,
+        judge(model, split.kept_x, kept_y, y),
+        0,
+        settings,
+        f"tasklore demo --only automl --budget {budget:g}",
+    )
+    write_report(fitted, path, seconds=2.0)
+
+
+def _comparison(splits: list[_Split], results: list[dict[str, _Score]]) -> Table:
     """Return scores and times, the best in bold."""
-    table = Table(title="On the rows kept aside (seconds)", title_justify="left")
-    table.add_column("")
-    for split in splits:
-        measure = "R² ↑" if split.kind == "regression" else "log loss ↓"
-        table.add_column(f"{split.name}\n{measure}", justify="right")
-    for system, row in results.items():
+    table = Table(
+        title="On the rows kept aside",
+        title_justify="left",
+        caption="Bold: the best. %: classes that were right. Random search: same candidates, same time, "
+        "no experience. Random forest, boosting: scikit-learn's, with default settings.",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for system in results[0]:
+        table.add_column(system, justify="right", no_wrap=True)
+    for split, scores in zip(splits, results, strict=True):
+        regression = split.kind == "regression"
+        best = (max if regression else min)(score.value for score in scores.values())
         cells: list[str] = []
-        for place, (score, seconds) in enumerate(row):
-            column = [other[place][0] for other in results.values()]
-            best = max(column) if splits[place].kind == "regression" else min(column)
-            shown = f"[bold]{score:.3f}[/bold]" if f"{score:.3f}" == f"{best:.3f}" else f"{score:.3f}"
-            cells.append(f"{shown} ({seconds:.1f})")
-        table.add_row(system, *cells)
+        for value, right, seconds in scores.values():
+            shown = f"[bold]{value:.3f}[/bold]" if f"{value:.3f}" == f"{best:.3f}" else f"{value:.3f}"
+            share = "" if right is None else f"{100 * right:.1f} % "
+            cells.append(f"{shown}\n[dim]{share}{seconds:.1f} s[/dim]")
+        table.add_row(f"{split.name}\n[dim]{'R² ↑' if regression else 'log loss ↓'}[/dim]", *cells)
     return table
 
 

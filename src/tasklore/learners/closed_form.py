@@ -234,9 +234,9 @@ class SVMHead(LinearHead):
 
     Notes
     -----
-    The paper keeps ``C`` at 0.1 and learns the scale alone; here ``C`` is meta-learned as well, and a constant
-    is appended to the features. Only first derivatives of the solution are right, which is all that a
-    meta-gradient takes.
+    The paper keeps ``C`` at 0.1 and learns the scale alone; here ``C`` is meta-learned as well, and a
+    constant is appended to the features. Only first derivatives of the solution are right, which is all that
+    a meta-gradient takes.
 
     References
     ----------
@@ -269,8 +269,9 @@ class SVMHead(LinearHead):
 def _margin_shares(gram: Tensor, targets: Tensor, n_steps: int) -> Tensor:
     """Solve ``min_B ½ tr((B − Y)ᵀ K (B − Y)) + Σ Y ∘ B`` over rows of ``B ≥ 0`` that sum to 1.
 
-    At the solution the slopes ``G = K (B − Y) + Y`` are ``S − ν 1ᵀ`` with ``S ≥ 0`` and ``S ∘ B = 0``. Starting
-    inside, every step keeps to all but the last condition, and Newton's method brings ``S ∘ B`` to zero.
+    At the solution the slopes ``G = K (B − Y) + Y`` are ``S − ν 1ᵀ`` with ``S ≥ 0`` and ``S ∘ B = 0``.
+    Starting inside, every step keeps to all but the last condition, and Newton's method brings ``S ∘ B`` to
+    zero.
 
     Parameters
     ----------

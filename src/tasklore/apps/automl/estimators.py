@@ -52,6 +52,7 @@ UNITS = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
 FORMAT = 1
+SECONDS_FOR_IMAGES = 30.0  # that networks for images need at least: importing torch alone takes some
 LONGEST_NAME = 200  # characters, of a table
 LARGEST_TARGET = 1e100
 
@@ -142,9 +143,10 @@ class _Auto(BaseEstimator):
         names: dict[str, str] = {}
         if store is not None:
             prior, names = prior.with_store(store), names_of(store, self.kind)
-        if added := image_candidates(problem):
-            prior = ImagePrior.of(prior, added, problem)
         budget = self._budget(seed)
+        enough = budget.seconds is None or budget.seconds >= SECONDS_FOR_IMAGES
+        if enough and (added := image_candidates(problem)):
+            prior = ImagePrior.of(prior, added, problem)
         with _plain():
             found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
         self._schema, self._blend, self._found, self._prior = schema, found.blend, found, prior

@@ -19,7 +19,7 @@ from ...errors import InvalidSetting
 from .convolution import ConvolutionClassifier, multiplications, schedule
 from .measuring import Problem
 from .pipelines import Candidate, Features, Kind
-from .prior import TablePrior
+from .prior import AtRandom, TablePrior
 from .tables import Schema
 
 __all__ = ["ImageCandidate", "ImagePrior", "Pixels", "image_candidates", "pixels_of", "restored"]
@@ -200,7 +200,8 @@ class ImagePrior(TablePrior):
             "seconds": np.pad(prior.seconds, wider, constant_values=np.nan),
             "doubts": None if prior.doubts is None else np.pad(prior.doubts, wider),
         }
-        return cls(**given, added=added, n_rows=len(problem.y), n_classes=problem.n_classes)
+        maker: Any = ImagesAtRandom if isinstance(prior, AtRandom) else cls
+        return maker(**given, added=added, n_rows=len(problem.y), n_classes=problem.n_classes)
 
     def improvement(self, tried: Collection[str], weights: np.ndarray) -> np.ndarray:
         gains = super().improvement(tried, weights)
@@ -221,3 +222,7 @@ class ImagePrior(TablePrior):
             seconds = n_epochs * (n_batches * SECONDS_PER_STEP + FITTED * self.n_rows * each)
             found[self.candidates.index(name)] = seconds * min(1.0, n_described / self.n_rows)
         return found
+
+
+class ImagesAtRandom(AtRandom, ImagePrior):
+    """The same for a search without experience."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from .ensembles import select
 from .portfolio import Measured
-from .prior import TablePrior
+from .prior import LEAST_GAP, TablePrior
 
 __all__ = ["Choose", "Played", "as_in_search", "play"]
 
@@ -30,7 +30,8 @@ class Played:
         Seconds of processor time after which each was done.
     single : tuple of float
         Regret of the best single candidate after each: 0 for the best of all candidates, 1 for predicting
-        always the same.
+        always the same. What separates these is taken to be 2 % of the trivial loss at least: where nothing
+        can be learned, regret is small and not noise.
     blend : float
         Regret of the blend at the end; below 0 if it is better than every candidate.
     """
@@ -78,7 +79,7 @@ def play(
     """
     trivial = max(measured.trivial, 1e-12)
     best_of_all = min(measured.losses.values())
-    gap = max(trivial - best_of_all, 1e-9)
+    gap = max(trivial - best_of_all, LEAST_GAP * trivial)
     tried: dict[str, float] = {}
     at: list[float] = []
     single: list[float] = []
@@ -98,5 +99,5 @@ def play(
         predictions = np.stack([measured.predictions[name] for name in known]).astype(np.float32)
         weights = select(predictions, measured.y, measured.kind)
         loss = measured.loss(np.tensordot(weights, np.nan_to_num(predictions), 1))
-        blend = (loss - best_of_all) / gap
+        blend = min((loss - best_of_all) / gap, 1.0)  # else predicting always the same is taken instead
     return Played(tuple(tried), tuple(at), tuple(single), blend)

@@ -48,6 +48,7 @@ LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
 QUICK_CELLS = 1_000_000  # numbers that the first model sees
 DESCRIBED_ROWS = 3000
+CONSTANT = Candidate("constant", "constant", {}, Features())
 
 
 def search(
@@ -164,15 +165,14 @@ class _Search:
         few = self.problem.sample(max(200, QUICK_CELLS // n_columns), self.budget.random_state)
         leaf = max(5, len(few.y) // 50)
         quick = Candidate("first", "tree", {"max_depth": 6, "min_samples_leaf": leaf}, Features())
-        constant = Candidate("constant", "constant", {}, Features())
         rowless = self._rowless()
-        always = fit_quietly(constant, few)
+        always = fit_quietly(CONSTANT, few)
         try:
             pipeline = fit_quietly(quick, few, self.budget.random_state)
             outputs_of(pipeline, few.table.iloc[:1], few)
         except (ValueError, ArithmeticError, MemoryError, TypeError):
-            return Blend(rowless, ((1.0, constant, (always,)),))
-        return Blend(rowless, ((0.8, quick, (pipeline,)), (0.2, constant, (always,))))
+            return Blend(rowless, ((1.0, CONSTANT, (always,)),))
+        return Blend(rowless, ((0.8, quick, (pipeline,)), (0.2, CONSTANT, (always,))))
 
     def _rowless(self) -> Problem:
         return self.problem.rows(np.arange(0))
@@ -458,6 +458,9 @@ class _Search:
         weights[weights < LEAST_WEIGHT] = 0.0
         weights /= weights.sum()
         loss = design.problem.loss(judged, np.tensordot(weights, np.nan_to_num(predictions[:, judged]), 1))
+        if self.metric is next(iter(METRICS[self.problem.kind].values())) and loss > design.trivial:
+            # Nothing that was tried can tell anything; predicting always the same is better then.
+            return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
         members = [
             (float(weight), trial.candidate, trial.measured.models)
             for weight, trial in zip(weights, whole, strict=True)
