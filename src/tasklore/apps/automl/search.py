@@ -314,7 +314,7 @@ class _Search:
             random_state=self.budget.random_state,
             give_up_above=bar,
             keep_models=True,
-            starting=limit,
+            until=time.monotonic() + limit,
         )
 
     def _note(self, name: str, level: int, measured: Measurement, began: float) -> None:

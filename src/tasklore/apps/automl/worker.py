@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -68,9 +69,11 @@ class Worker:
         random_state: int = 0,
         give_up_above: tuple[float, ...] = (),
         keep_models: bool = False,
-        starting: float = STARTING,
+        until: float = float("inf"),
     ) -> Measurement:
-        """Try a candidate for at most so many seconds, once the process is ready (``starting`` at most).
+        """Try a candidate for at most so many seconds, once the process is ready.
+
+        If ``time.monotonic()`` reaches ``until`` first it ends as well, whatever it is doing.
 
         Returns
         -------
@@ -79,14 +82,14 @@ class Worker:
         """
         pipe = self.start()
         try:
-            if not self._pid and pipe.poll(starting):
+            if not self._pid and pipe.poll(max(0.0, min(STARTING, until - time.monotonic()))):
                 self._pid = pipe.recv()
             if self._pid:
                 if not self._informed:  # not before: a send waits until the other side has started
                     pipe.send(self._loaded)
                     self._informed = True
                 pipe.send(_Try(candidate, random_state, give_up_above, keep_models))
-                if pipe.poll(seconds):
+                if pipe.poll(max(0.0, min(seconds, until - time.monotonic()))):
                     return pipe.recv()
             fault = f"took longer than {seconds:.3g} s"
         except (EOFError, OSError):
