@@ -16,11 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from tasklore.apps.automl.descriptors import NAMES
 from tasklore.apps.automl.pipelines import Candidate
 from tasklore.apps.automl.portfolio import Measured
-from tasklore.apps.automl.prior import TablePrior
+from tasklore.apps.automl.prior import LEAST_GAP, TablePrior
 from tasklore.apps.automl.replay import Choose
 from tasklore.apps.automl.space import candidates
 
-LEAST_GAP = 0.02
 NOISE = 0.02
 
 

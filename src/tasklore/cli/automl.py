@@ -95,8 +95,8 @@ def fit(  # noqa: PLR0913 - one parameter for each option
 
 def _report_place(report: Path | None, output: Path, console: Console) -> Path | None:
     """Return where the report goes; None if it cannot be written and nobody asked for it."""
-    from ..apps.automl.report import check_installed
     from ..errors import MissingDependency
+    from ..pages import check_installed
 
     try:
         check_installed()

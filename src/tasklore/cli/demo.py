@@ -50,7 +50,7 @@ def demo(
     Run it twice: the second time starts from what the first one left in your store.
     """
     from ..experience import open_store
-    from ..report import check_installed
+    from ..pages import check_installed
 
     check_installed()
     console = Console(quiet=quiet, highlight=False)

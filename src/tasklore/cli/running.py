@@ -47,8 +47,9 @@ def run(
     """
     from ..experience import open_store, user_folder
     from ..experiment import Experiment
+    from ..pages import check_installed
     from ..registry import sources
-    from ..report import check_installed, write_report
+    from ..report import write_report
     from .show import Display
 
     if plugin is not None:

@@ -9,31 +9,10 @@ import importlib.resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingDependency, StoreError
 from ..experiment import Findings
-from ..files import replacing
+from ..pages import check_installed, write_page
 
-__all__ = ["check_installed", "write_report"]
-
-
-def check_installed() -> None:
-    """Raise unless a report could be written; worth asking before hours of training.
-
-    Raises
-    ------
-    MissingDependency
-        matplotlib or Jinja2 is not there.
-    """
-    try:
-        import jinja2
-        import matplotlib
-
-        _ = jinja2, matplotlib
-    except ImportError as error:
-        raise MissingDependency(
-            f"a report needs {error.name or 'matplotlib and jinja2'}, which is not installed: "
-            "pip install 'tasklore[report]'"
-        ) from error
+__all__ = ["write_report"]
 
 
 def write_report(findings: Findings, path: Path) -> Path:
@@ -60,15 +39,7 @@ def write_report(findings: Findings, path: Path) -> Path:
         The file cannot be written.
     """
     check_installed()
-    html = _render(findings).encode()
-    try:
-        with replacing(path) as file:
-            file.write(html)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; choose a place that can be written"
-        ) from error
-    return path
+    return write_page(_render(findings), path)
 
 
 def _render(findings: Findings) -> str:

@@ -1,10 +1,7 @@
 """Charts as SVG that is part of the page: its colours are the page's, and follow light, dark and print."""
 
-import io
 import itertools
-import re
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,40 +13,14 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from ..experiment import Findings
 from ..learners.gradient import GradientLearner
+from ..pages.drawing import COLOURS, INK, MUTED, PAPER, SETTINGS, chart, svg, title
 from ..registry import learners
 from .provenance import Round
-from .summary import N_STYLES, Comparison, Method, written
+from .summary import Comparison, Method, written
 
 __all__ = ["MARKERS", "Charts", "Panel", "draw_all", "draw_curves"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-WIDTH, HEIGHT = 460, 290  # px of the page; readable down to the width of a phone
-
-# Stand-ins that the page's own colours take the place of, see _in_page_colours.
-INK, MUTED, GRID, PAPER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
-METHODS = tuple(f"#0a0c{index:02x}" for index in range(N_STYLES))
-
-SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
-    "text.parse_math": False,  # a $ in somebody's name is a $
-    "font.family": "sans-serif",
-    "font.size": 13,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.ymargin": 0.08,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "ytick.major.size": 0,
-    "text.color": INK,
-    "lines.linewidth": 2,
-    "lines.markersize": 7,
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +46,7 @@ class Charts:
 
 def draw_all(findings: Findings, comparison: Comparison, rounds: Sequence[Round]) -> Charts:
     """Draw what the findings offer."""
-    colour = METHODS[comparison.style_of(learners.name_of(type(findings.prior.learner)))]
+    colour = COLOURS[comparison.style_of(learners.name_of(type(findings.prior.learner)))]
     return Charts(
         _validation(rounds, colour),
         _loss(rounds, colour),
@@ -95,9 +66,9 @@ def _swatch(method: Method, place: str) -> Markup:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.plot(
-            [0], [0], MARKERS[method.style], color=METHODS[method.style], markersize=9, markeredgewidth=0
+            [0], [0], MARKERS[method.style], color=COLOURS[method.style], markersize=9, markeredgewidth=0
         )
-        return _svg(figure, f"{place}-{method.style}", "")
+        return svg(figure, f"{place}-{method.style}", "")
 
 
 def draw_curves(
@@ -119,7 +90,7 @@ def draw_curves(
         Of the method that predicts.
     """
     dashes: list[Any] = [(0, (1, 1.6)), (0, (5, 2)), (0, (5, 1.5, 1, 1.5))]
-    with _chart(name, alt) as (axes, drawn):
+    with chart(name, alt) as (axes, drawn):
         many = len(truth.x) >= 40
         axes.plot(
             truth.x,
@@ -136,7 +107,7 @@ def draw_curves(
             axes.plot(
                 panel.x,
                 panel.y,
-                color=METHODS[style],
+                color=COLOURS[style],
                 alpha=1.0 if last else 0.8,
                 linewidth=2.6 if last else 1.4,
                 linestyle="-" if last else dashes[index % len(dashes)],
@@ -173,7 +144,7 @@ def _validation(rounds: Sequence[Round], colour: str) -> Markup:
         f"Validation {unit} against meta-updates: {written(scores[0])} after round 1, "
         f"best {written(best.score)} after round {best.number}."
     )
-    with _chart("validation", alt) as (axes, drawn):
+    with chart("validation", alt) as (axes, drawn):
         low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, [scale * score.mean for score in scores], "o-", color=colour, markersize=4)
@@ -199,7 +170,7 @@ def _loss(rounds: Sequence[Round], colour: str) -> Markup:
         return Markup("")
     steps, losses = zip(*points, strict=True)
     alt = f"Training loss against meta-updates: {losses[0]:.3g} in round 1, {losses[-1]:.3g} in the last."
-    with _chart("loss", alt) as (axes, drawn):
+    with chart("loss", alt) as (axes, drawn):
         axes.plot(steps, losses, "o-", color=colour, markersize=4)
         kind = "nats" if rounds[0].score.metric == "accuracy" else "squared error"
         _finish(axes, f"training loss ({kind}), mean of each round", "meta-updates")
@@ -219,7 +190,7 @@ def _over_shots(comparison: Comparison) -> Markup:
     alt = f"{unit} of each method against support examples; best: " + ", ".join(
         f"{name} at {comparison.count(n)}" for n, name in best.items()
     )
-    with _chart("shots", alt) as (axes, drawn):
+    with chart("shots", alt) as (axes, drawn):
         spread = len(comparison.methods) - 1
         for index, method in reversed(list(enumerate(comparison.methods))):
             counts = [n for n in comparison.shots if (method.name, n) in comparison.cells]
@@ -229,7 +200,7 @@ def _over_shots(comparison: Comparison) -> Markup:
                 [comparison.shots.index(n) + 0.05 * (index - spread / 2) for n in counts],
                 [scale * score.mean for score in scores],
                 [scale * score.half_width for score in scores],
-                color=METHODS[method.style],
+                color=COLOURS[method.style],
                 marker=MARKERS[method.style],
                 markeredgewidth=0,
                 linestyle=(0, (4, 2)) if method.is_baseline else "-",
@@ -256,7 +227,7 @@ def _over_steps(findings: Findings, colour: str) -> Markup:
     alt = f"{unit} against inner gradient steps: " + ", ".join(
         f"{written(score)} after {n}" for n, score in zip(steps, scores, strict=True)
     )
-    with _chart("steps", alt) as (axes, drawn):
+    with chart("steps", alt) as (axes, drawn):
         low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, [scale * score.mean for score in scores], "o-", color=colour, markersize=6)
@@ -276,22 +247,8 @@ def _over_steps(findings: Findings, colour: str) -> Markup:
     return drawn[0]
 
 
-@contextmanager
-def _chart(name: str, alt: str) -> Generator[tuple[Axes, list[Markup]]]:
-    """Give axes to draw on; afterwards the list holds the picture."""
-    drawn: list[Markup] = []
-    with rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(axis="y", color=GRID, linewidth=1)
-        yield axes, drawn
-        drawn.append(_svg(figure, name, alt))
-
-
 def _finish(axes: Axes, y: str, x: str) -> None:
-    axes.set_title(
-        y[:1].upper() + y[1:], loc="left", color=MUTED, fontsize=13
-    )  # above, where it needs no turned head
+    title(axes, y)
     axes.set_xlabel(x)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     low, high = axes.get_ylim()
@@ -299,34 +256,7 @@ def _finish(axes: Axes, y: str, x: str) -> None:
         max(low, 0.0), min(high, 101.0) if y.startswith("accuracy") else high
     )  # no score lies beyond
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.spines["left"].set_visible(False)
 
 
 def _scale(metric: str) -> tuple[float, str]:
     return (100.0, "accuracy (%)") if metric == "accuracy" else (1.0, "squared error")
-
-
-def _svg(figure: Figure, name: str, alt: str) -> Markup:
-    """Return the figure as an element of the page, the same for the same figure."""
-    buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
-    # Ids are unique within a figure only, and the page holds several.
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    label = f'role="img" aria-label="{Markup.escape(alt)}"' if alt else 'aria-hidden="true"'
-    return Markup(_in_page_colours(text).replace("<svg", f"<svg {label}", 1))
-
-
-def _in_page_colours(text: str) -> str:
-    names = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
-    names |= {colour: f"method-{index}" for index, colour in enumerate(METHODS)}
-    return re.sub("|".join(names), lambda found: f"var(--{names[found.group()]})", text)

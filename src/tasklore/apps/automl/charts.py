@@ -1,56 +1,24 @@
 """The charts of AutoML's report: SVG in the colours of the page, which follow light, dark and print."""
 
-import io
-import re
-import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ...pages.drawing import COLOURS, INK, MUTED, chart, title
 from .judging import Bin, Importance
 
 __all__ = ["draw_calibration", "draw_curve", "draw_importance", "draw_predictions"]
 
-WIDTH, HEIGHT = 460, 290  # px of the page; readable down to the width of a phone
 ROW = 24  # px of a bar with its name
 MOST_BARS = 15
 MOST_POINTS = 600
 LONGEST_NAME = 26
 REACH = 3.0  # times as far as the median candidate is from the best, a candidate is still shown
-
-# Stand-ins that the page's own colours take the place of, see _in_page_colours.
-INK, MUTED, GRID, PAPER = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
-COLOURS = tuple(f"#0a0c{index:02x}" for index in range(8))
-
-SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and selected
-    "text.parse_math": False,  # a $ in somebody's name is a $
-    "font.family": "sans-serif",
-    "font.size": 13,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 1,
-    "axes.spines.left": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.ymargin": 0.08,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "ytick.major.size": 0,
-    "text.color": INK,
-    "lines.linewidth": 2,
-}
 
 
 def draw_curve(
@@ -84,7 +52,7 @@ def draw_curve(
     levels = sorted(whole["rows"].unique())
     best = whole["score"].max() if larger_is_better else whole["score"].min()
     alt = f"Best {metric} so far against seconds: {best:.4g} after {len(whole)} candidates."
-    with _chart("curve", alt) as (axes, drawn):
+    with chart("curve", alt) as (axes, drawn):
         for index, rows in enumerate(levels):
             part = whole[whole["rows"] == rows]
             scores = part["score"].to_numpy()
@@ -125,7 +93,7 @@ def draw_importance(found: Importance, metric: str, scale: float) -> Markup:
     n = min(MOST_BARS, len(found.columns))
     names = [_short(name) for name in found.columns[:n]]
     alt = f"How much worse {metric} becomes when a column is shuffled; most for {', '.join(names[:3])}."
-    with _chart("importance", alt, ROW * n + 80, grid="x") as (axes, drawn):
+    with chart("importance", alt, ROW * n + 80, grid="x") as (axes, drawn):
         places, mean = np.arange(n), scale * np.array(found.mean[:n])
         axes.barh(places, mean, height=0.62, color=COLOURS[0])
         if found.n_repeats > 1:
@@ -137,7 +105,7 @@ def draw_importance(found: Importance, metric: str, scale: float) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="x", length=0)
-        _title(axes, f"{metric}: worse by")
+        title(axes, f"{metric}: worse by")
     return drawn[0]
 
 
@@ -153,7 +121,7 @@ def draw_calibration(bins: Sequence[Bin], what: str) -> Markup:
     if not bins:
         return Markup("")
     pairs = ", ".join(f"{100 * b.predicted:.0f} % → {100 * b.observed:.0f} %" for b in bins)
-    with _chart("calibration", f"Predicted chance of {what} → observed share: {pairs}.") as (axes, drawn):
+    with chart("calibration", f"Predicted chance of {what} → observed share: {pairs}.") as (axes, drawn):
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
         x, y = ([100 * value for value in values] for values in _columns(bins))
         spread = [[100 * (b.observed - b.low) for b in bins], [100 * (b.high - b.observed) for b in bins]]
@@ -179,7 +147,7 @@ def draw_predictions(y: np.ndarray, predicted: np.ndarray, target: str) -> tuple
     rows = np.random.default_rng(0).permutation(len(y))[:MOST_POINTS]
     ends = [float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))]
     alt = f"True against predicted {target} of {len(rows)} rows; mean absolute error {_error(y, predicted)}."
-    with _chart("predictions", alt) as (axes, drawn):
+    with chart("predictions", alt) as (axes, drawn):
         axes.plot(ends, ends, color=MUTED, linewidth=1.4, linestyle=(0, (2, 3)))
         axes.plot(
             predicted[rows], y[rows], "o", color=COLOURS[0], alpha=0.55, markersize=6.5, markeredgewidth=0
@@ -189,7 +157,7 @@ def draw_predictions(y: np.ndarray, predicted: np.ndarray, target: str) -> tuple
     residuals = y - predicted
     low, middle, high = np.percentile(residuals, [5, 50, 95])
     alt = f"Residuals: 90 % lie between {low:.4g} and {high:.4g}, the median is {middle:.4g}."
-    with _chart("residuals", alt) as (axes, other):
+    with chart("residuals", alt) as (axes, other):
         axes.hist(residuals, bins=min(30, max(5, len(y) // 8)), color=COLOURS[0], rwidth=0.92)
         axes.axvline(0, color=INK, linewidth=1.4, linestyle=(0, (2, 3)), zorder=3)
         _finish(axes, "rows", "true − predicted")
@@ -201,56 +169,11 @@ def _error(y: np.ndarray, predicted: np.ndarray) -> str:
     return f"{np.abs(y - predicted).mean():.4g}"
 
 
-@contextmanager
-def _chart(
-    name: str, alt: str, height: float = HEIGHT, grid: Any = "y"
-) -> Generator[tuple[Axes, list[Markup]]]:
-    """Give axes to draw on; afterwards the list holds the picture."""
-    drawn: list[Markup] = []
-    with rc_context({**SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser has fonts for what matplotlib's lacks; the text stays text.
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
-        axes = figure.add_subplot()
-        axes.grid(axis=grid, color=GRID, linewidth=1)
-        yield axes, drawn
-        drawn.append(_svg(figure, name, alt))
-
-
 def _finish(axes: Axes, y: str, x: str) -> None:
-    _title(axes, y)
+    title(axes, y)
     axes.set_xlabel(x)
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _title(axes: Axes, text: str) -> None:
-    """Write above the chart what it shows, where it needs no turned head."""
-    axes.set_title(text[:1].upper() + text[1:], loc="left", color=MUTED, fontsize=13)
-
-
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _svg(figure: Figure, name: str, alt: str) -> Markup:
-    """Return the figure as an element of the page, the same for the same figure."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<(metadata|style).*?</\1>", "", text, flags=re.DOTALL)  # a style holds for the whole page
-    # Ids are unique within a figure only, and the page holds several.
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    label = f'role="img" aria-label="{Markup.escape(alt)}"'
-    return Markup(_in_page_colours(text).replace("<svg", f"<svg {label}", 1))
-
-
-def _in_page_colours(text: str) -> str:
-    names = {INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper"}
-    names |= {colour: f"method-{index}" for index, colour in enumerate(COLOURS)}
-    return re.sub("|".join(names), lambda found: f"var(--{names[found.group()]})", text)

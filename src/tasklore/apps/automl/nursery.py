@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 from contextlib import suppress
 
 __all__ = ["end", "host", "spawn"]
@@ -122,11 +123,12 @@ def host(descriptor: int) -> None:
             child = os.fork()
             if child == 0:
                 line.close()
-                status = 1
-                with suppress(BaseException):  # whatever happens, a child must not go on as a second host
+                try:
                     serve(descriptors[0], number)
-                    status = 0
-                os._exit(status)
+                except BaseException:  # noqa: BLE001 - shown, and the process ends
+                    traceback.print_exc()
+                finally:  # whatever happens, a child must not go on as a second host
+                    os._exit(0)
             children.add(child)
             os.close(descriptors[0])
     for child in children:

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ...errors import InvalidData, MissingDependency, StoreError
-from ...files import replacing
+from ...errors import InvalidData
+from ...pages import check_installed, write_page
 from .estimators import AutoClassifier
 from .judging import Bin, Importance, Judged, Model, calibration, importance
 from .losses import METRICS
 from .tables import Schema
 from .trials import Found
 
-__all__ = ["METRIC_WORDS", "Fitted", "check_installed", "duration", "write_report", "written"]
+__all__ = ["METRIC_WORDS", "Fitted", "duration", "write_report", "written"]
 
 STYLE = Path(__file__).parents[2] / "report" / "style.css"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -106,26 +106,6 @@ class Fitted:
         return found
 
 
-def check_installed() -> None:
-    """Raise unless a report could be written; worth asking before a long search.
-
-    Raises
-    ------
-    MissingDependency
-        matplotlib or Jinja2 is not there.
-    """
-    try:
-        import jinja2
-        import matplotlib
-
-        _ = jinja2, matplotlib
-    except ImportError as error:
-        raise MissingDependency(
-            f"a report needs {error.name or 'matplotlib and jinja2'}, which is not installed: "
-            "pip install 'tasklore[report]'"
-        ) from error
-
-
 def write_report(fitted: Fitted, path: Path, seconds: float = 10.0) -> Path:
     """Write the report of a fit.
 
@@ -145,15 +125,7 @@ def write_report(fitted: Fitted, path: Path, seconds: float = 10.0) -> Path:
         The file cannot be written.
     """
     check_installed()
-    html = _render(fitted, seconds).encode()
-    try:
-        with replacing(path) as file:
-            file.write(html)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; choose a place that can be written"
-        ) from error
-    return path
+    return write_page(_render(fitted, seconds), path)
 
 
 def written(metric: str, value: float) -> str:
