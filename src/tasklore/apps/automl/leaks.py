@@ -17,8 +17,8 @@ def warn_of_leaks(problem: Problem) -> None:
     """Warn if a single column is the target in another form."""
     problem = problem.sample(2000)
     y = problem.y
-    for name in problem.schema.of_kind("number"):
-        x = problem.table[name].to_numpy()
+    names = problem.schema.of_kind("number")
+    for name, x in zip(names, problem.table[names].to_numpy(np.float64).T, strict=True):
         if problem.kind == "regression":
             known = np.isfinite(x)
             if known.sum() > 10 and x[known].std() > 0 and y[known].std() > 0:

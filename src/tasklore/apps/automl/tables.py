@@ -238,11 +238,14 @@ def _number_columns(names: list[str], block: np.ndarray) -> Iterator[Column]:
     spread = block[:: max(1, -(-len(block) // COUNTED))]
     ordered = np.sort(spread, axis=0)  # NaN last
     new = np.concatenate([~np.isnan(ordered[:1]), ordered[1:] > ordered[:-1]])
-    varies = np.fmax.reduce(block, axis=0) > np.fmin.reduce(block, axis=0)
-    known = ~np.isnan(block)
-    counts = np.maximum(new.sum(0), np.where(varies, 2, known.any(0)))
-    for name, count, share in zip(names, counts, known.mean(0), strict=True):
-        yield Column(name, "number", int(count), float(1 - share))
+    counts = new.sum(0)
+    rare = np.flatnonzero(counts < 2)  # the rows between may hold another value
+    others = block[:, rare]
+    varies = np.fmax.reduce(others, axis=0) > np.fmin.reduce(others, axis=0)
+    missing = np.isnan(block).mean(0)
+    counts[rare] = np.where(varies, 2, missing[rare] < 1)
+    for name, count, share in zip(names, counts, missing, strict=True):
+        yield Column(name, "number", int(count), float(share))
 
 
 def _read(raw: Values) -> tuple[Values, ColumnKind]:
