@@ -244,6 +244,30 @@ def test_evaluate(here: Here, prior: Path) -> None:
     assert "±" in here(*arguments).stdout
 
 
+def test_compare_ranks_and_goes_on(here: Here, tmp_path: Path) -> None:
+    options = ["--tasks", "digits", "--ways", "3", "--net", "mlp", "--minutes", "0.02", "--n-tasks", "8"]
+    command = ["compare", *options, "--learner", "prototypes", "--folder", tmp_path / "contest"]
+    told = here(*command).stdout
+    assert re.search(r"digits: 0\.02 minutes each, 8 test tasks", told)
+    assert re.search(r"prototypes +learning_rate 0\.0003 +validation", told)
+    assert max(map(len, told.split("Report:")[0].splitlines())) <= 80
+    page = (tmp_path / "contest" / "report.html").read_text()
+    assert "nearest-centroid" in page
+    assert "<script" not in page
+    found = json.loads(here(*command, "--json").stdout)
+    methods = [standing["method"] for standing in found["standings"]]
+    assert re.findall(r"^ +\d+ ([\w-]+)", told, flags=re.MULTILINE) == methods
+    assert here(*command, "--quiet").stdout == ""
+    learned = tmp_path / "contest" / "prototypes.safetensors"
+    again = here(
+        "evaluate", learned, "--tasks", "digits", "--ways", "3", "--shots", "1", "--n-tasks", "8", "--json"
+    )
+    ours = next(standing for standing in found["standings"] if standing["method"] == "prototypes")
+    assert json.loads(again.stdout)["1"]["mean"] == ours["scores"]["1"]["mean"]
+    refused = here(*command, "--learner", "finetune", code=2)
+    assert "is a baseline" in refused.stderr
+
+
 def test_lore(here: Here, tmp_path: Path) -> None:
     listed = here("lore", "list").stdout
     assert "prototypes" in listed

@@ -20,14 +20,18 @@ pytest.importorskip("jinja2", reason="a report needs Jinja2: pip install 'tasklo
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tasklore.canonical import plain
+from tasklore.contest import Contest, Standing, Trial, ranked
 from tasklore.errors import MissingDependency, StoreError
+from tasklore.evaluate import Evaluation
 from tasklore.experience import open_store
 from tasklore.experience.records import ModelRecord
 from tasklore.experiment import Experiment, Findings, Row, conduct
 from tasklore.registry import sources
 from tasklore.report import summary, write_report
+from tasklore.report.contest import write_contest
 from tasklore.report.examples import png
 from tasklore.report.provenance import recipe
+from tasklore.scores import Score
 from tasklore.tasks.few_shot import Examples, FewShotSource
 from tasklore.tasks.images import Omniglot
 from tasklore.tasks.source import Collection, Splits
@@ -188,6 +192,41 @@ def test_a_browser_shows_images_and_asks_nobody(
         )
         == 0
     ), "an id names one thing"
+
+
+def test_a_browser_shows_a_contest(tmp_path: Path, opened: tuple[Page, list[str]]) -> None:
+    rng = np.random.default_rng(0)
+    curve = tuple((60.0 * n, Score("accuracy", 0.5 + 0.05 * n, 0.02, 20)) for n in range(1, 5))
+    trials = tuple(Trial({"step_size": size}, curve[0][1], 30.0) for size in (0.01, 0.1, 0.4))
+    names = {"maml": False, "prototypes": False, "scratch": True, HOSTILE: True}
+    found = [
+        Standing(
+            name,
+            is_baseline,
+            {n: Evaluation(name, "accuracy", tuple(rng.uniform(0.6, 0.9, 20)), 0.3) for n in (1, 5)},
+            {} if is_baseline else {"step_size": 0.1},
+            () if is_baseline else trials,
+            () if is_baseline else curve,
+            0 if is_baseline else 1234,
+        )
+        for name, is_baseline in names.items()
+    ]
+    order = ranked(found, 1)
+    contest = Contest(cast("Any", sources.get("digits"))(), shots=(1, 5), n_tasks=20)
+    page = view(opened, write_contest(contest, order, tmp_path / "contest.html"))
+    rows = page.locator("table.comparison tbody tr")
+    assert rows.count() == 4
+    for standing, row in zip(order, rows.all(), strict=True):
+        assert standing.method in row.inner_text()
+        assert all(summary.written(standing.evaluations[n].score) in row.inner_text() for n in (1, 5))
+        assert ("baseline" in row.inner_text()) == standing.is_baseline
+    charts = page.locator("figure > svg[role=img]")
+    assert charts.count() == 2
+    assert page.locator("table").nth(1).locator("tbody tr").count() == 6, "three trials of each learner"
+    assert page.get_by_text("step_size 0.1 (chosen)").count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    ids = page.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids))
 
 
 def test_hostile_names_are_text(images: Findings, tmp_path: Path, opened: tuple[Page, list[str]]) -> None:

@@ -26,7 +26,7 @@ from .train import GradientTrainer, MetaState, Prior, TrainSettings, pretrain
 from .types import Params, TaskSpec
 from .workspace import Workspace
 
-__all__ = ["Experiment", "Findings", "Row", "TestSettings", "baselines", "conduct"]
+__all__ = ["Experiment", "Findings", "Row", "TestSettings", "Trained", "baselines", "conduct", "meta_train"]
 
 SECTIONS = ("tasks", "learner", "net", "train", "stop", "test")
 
@@ -127,6 +127,23 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What meta-training came to.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    outcome : Outcome
+    prior : Prior
+        The best that was learned.
+    """
+
+    workspace: Workspace
+    outcome: Outcome[MetaState]
+    prior: Prior
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the comparison: a method with a number of shots."""
 
@@ -209,6 +226,43 @@ def baselines(
     return chosen
 
 
+def meta_train(
+    experiment: Experiment,
+    splits: Splits,
+    folder: Path,
+    store: ExperienceStore,
+    artifacts: Path,
+    *,
+    run_id: str | None = None,
+    watch: Watch | None = None,
+) -> Trained:
+    """Run the loop of an experiment; the test tasks are not looked at.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    splits : Splits
+        Its tasks.
+    folder, store, artifacts, run_id, watch
+        See :func:`conduct`.
+    """
+    name = sources.name_of(type(experiment.tasks))
+    trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec, splits.train.scaling)
+    workspace = Workspace(
+        folder,
+        store,
+        artifacts,
+        trainer,
+        splits.train,
+        splits.validation,
+        name,
+        experiment.settings(),
+        run_id,
+    )
+    outcome = run(trainer, Tasks(splits.train, splits.validation), experiment.stop, workspace, watch)
+    return Trained(workspace, outcome, workspace.best_prior(outcome.state))
+
+
 def conduct(
     experiment: Experiment,
     folder: Path,
@@ -239,21 +293,8 @@ def conduct(
     started = time.monotonic()
     splits = experiment.tasks.splits()
     name = sources.name_of(type(experiment.tasks))
-    trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec, splits.train.scaling)
-    workspace = Workspace(
-        folder,
-        store,
-        artifacts,
-        trainer,
-        splits.train,
-        splits.validation,
-        name,
-        experiment.settings(),
-        run_id,
-    )
-    outcome = run(trainer, Tasks(splits.train, splits.validation), experiment.stop, workspace, watch)
-    prior = workspace.best_prior(outcome.state)
-
+    trained = meta_train(experiment, splits, folder, store, artifacts, run_id=run_id, watch=watch)
+    workspace, outcome, prior = trained.workspace, trained.outcome, trained.prior
     methods = {learners.name_of(type(prior.learner)): (prior.learner, prior.params)}
     if experiment.test.baselines:
         methods |= baselines(prior.learner, splits.train, experiment.train, splits.test.spec)

@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
 import time
 import uuid
 from collections.abc import Mapping
@@ -31,11 +30,12 @@ from .errors import DamagedArtifact, InvalidData, InvalidSetting, StoreError
 from .evaluate import Evaluation
 from .experience.records import EvaluationRecord, EventRecord, ModelRecord, RoundRecord, RunRecord, TaskRecord
 from .experience.store import ExperienceStore
+from .files import replacing
 from .registry import learners
 from .tasks.source import TaskSource
 from .train import GradientTrainer, MetaState, Prior
 
-__all__ = ["Workspace", "hardware", "task_record", "versions"]
+__all__ = ["Workspace", "difference", "hardware", "task_record", "versions", "write_json"]
 
 SCHEMA = 1
 
@@ -123,14 +123,14 @@ class Workspace:
             before, now = _what_is_learned(known["config"]), _what_is_learned(config)
             if before != now:
                 raise InvalidSetting(
-                    f"{self.folder} holds a run with other settings: {_difference(before, now)}; "
+                    f"{self.folder} holds a run with other settings: {difference(before, now)}; "
                     "choose another folder, or delete this one to start anew"
                 )
             self.id, self.prior_id = known["run_id"], known["prior"]
         else:
             remembered = self._find_prior() if self.trainer.settings.initial == "prior" else None
             self.prior_id = None if remembered is None else remembered.id
-            _write_json(
+            write_json(
                 marker, {"schema": SCHEMA, "run_id": self.id, "prior": self.prior_id, "config": config}
             )
         self.store.add_all(
@@ -322,22 +322,26 @@ def _what_is_learned(config: Any) -> Any:
     return {name: part for name, part in config.items() if name not in ("stop", "test")}
 
 
-def _difference(old: Any, new: Any, where: str = "") -> str:
+def difference(old: Any, new: Any, where: str = "") -> str:
     """Name the first setting in which two configurations differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+                return difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     return f"{where} was {old!r}, is {new!r}"
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON values to a file, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            json.dump(value, file, indent=2, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+        with replacing(path) as file:
+            file.write(json.dumps(value, indent=2, sort_keys=True).encode())
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror}; choose a folder that can be written"

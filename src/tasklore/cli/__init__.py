@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from .. import __version__, errors
-from . import apply, automl, demo, listing, lore, running
+from . import apply, automl, comparing, demo, listing, lore, running
 
 __all__ = ["app", "main"]
 
@@ -58,6 +58,7 @@ _debug = False
 app.command("demo")(demo.demo)
 app.command("run")(running.run)
 app.command("evaluate")(running.evaluate)
+app.command("compare")(comparing.compare)
 app.command("adapt")(apply.adapt)
 app.command("predict")(apply.predict)
 app.command("fit")(automl.fit)

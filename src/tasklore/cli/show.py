@@ -5,15 +5,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..contest import Contest, Spectator, Standing, Trial, in_words
 from ..experiment import Experiment, Row
 from ..loop import Watch
 from ..scores import Score
 
-__all__ = ["Display", "comparison", "print_json"]
+__all__ = ["ContestDisplay", "Display", "comparison", "print_json", "standings"]
 
 
 STARTS = {
@@ -99,6 +101,53 @@ class Display(Watch):
         self.progress.update(self.bars[name], completed=done, total=total, note=note, visible=True)
 
 
+class ContestDisplay(Spectator):
+    """A line for each trial and each result, and a bar of the time that is spent."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self.bar: TaskID = self.progress.add_task("reading the tasks", total=None, note="")
+        self.validation = ""
+        self.minutes = 0.0
+
+    def enters(self, method: str, what: str, minutes: float) -> None:
+        """Begin a bar of minutes."""
+        self.minutes, self.validation = minutes, ""
+        self.progress.reset(self.bar, description=f"{method}, {what}", total=60 * minutes, note="")
+
+    def stepped(self, state: Any, seconds: float) -> None:
+        """Advance it."""
+        note = f"{seconds / 60:.1f} of {self.minutes:.1f} min, loss {state.losses[-1]:.3f}{self.validation}"
+        self.progress.update(self.bar, completed=seconds, note=note)
+
+    def judged(self, score: Score, decision: str) -> None:
+        """Show the validation score from now on."""
+        self.validation = f", validation {score}"
+
+    def tried(self, method: str, trial: Trial) -> None:
+        """Print what a trial came to."""
+        self.console.print(f"  {method:<18}{in_words(trial.settings):<32}validation {trial.score}")
+
+    def tested(self, method: str, done: int, total: int) -> None:
+        """Show the progress of the test."""
+        self.progress.update(
+            self.bar, description=f"testing {method}", completed=done, total=total, note=f"{done} of {total}"
+        )
+
+    def stands(self, standing: Standing) -> None:
+        """Print the result of a method."""
+        scores = ", ".join(f"{_shots(n)} {found.score}" for n, found in standing.evaluations.items())
+        self.console.print(f"[bold]{standing.method:<20}[/bold]{scores}")
+
+
 def comparison(rows: Sequence[Row], title: str) -> Table:
     """Return the table of methods by shots, the best of each column in bold."""
     shots = sorted({row.shots for row in rows})
@@ -111,7 +160,7 @@ def comparison(rows: Sequence[Row], title: str) -> Table:
     )
     table.add_column("method")
     for n in shots:
-        table.add_column(f"{n} shot{'s' if n > 1 else ''}", justify="right")
+        table.add_column(_shots(n), justify="right")
     table.add_column("ms a task", justify="right")
     for method in dict.fromkeys(row.evaluation.method for row in rows):
         mine = {row.shots: row for row in rows if row.evaluation.method == method}
@@ -124,6 +173,33 @@ def comparison(rows: Sequence[Row], title: str) -> Table:
         name = f"{method} (baseline)" if any_row.is_baseline else method
         table.add_row(name, *cells, f"{each:.1f}")
     return table
+
+
+def standings(contest: Contest, found: Sequence[Standing]) -> Table:
+    """Return the ranking of a contest."""
+    first, main = found[0], contest.shots[0]
+    table = Table(
+        title=f"{contest.name}: {contest.minutes:g} minutes each, {contest.n_tasks} test tasks",
+        title_justify="left",
+        caption="mean of the same test tasks ± 95 % interval; behind the first, paired; * baseline",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("method", no_wrap=True)
+    for n in contest.shots:
+        table.add_column(_shots(n), justify="right", no_wrap=True)
+    table.add_column("behind", justify="right", no_wrap=True)
+    for place, standing in enumerate(found, 1):
+        table.add_row(
+            f"{place:2} {standing.method}{' *' if standing.is_baseline else ''}",
+            *(str(standing.evaluations[n].score) for n in contest.shots),
+            "" if standing is first else str(first.gain_over(standing, main)),
+        )
+    return table
+
+
+def _shots(n: int) -> str:
+    return f"{n} shot{'s' if n > 1 else ''}"
 
 
 def print_json(value: dict[str, Any]) -> None:

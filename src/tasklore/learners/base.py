@@ -7,6 +7,7 @@ tasks can be learned at once, in any order, on any machine.
 """
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
@@ -68,6 +69,9 @@ class Learner(abc.ABC):
     """How params move, see :mod:`tasklore.metagrad`."""
 
     tags: ClassVar[Tags] = Tags()
+
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = ()
+    """Settings of its own that are worth trying on validation tasks, if there are any; three at most."""
 
     transductive: bool = False
     """Whether queries influence each other's predictions; a field where there is a choice."""

@@ -1,7 +1,9 @@
 """Learning by a few context parameters: the network stays, what it is told about the task changes."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -46,6 +48,8 @@ class CAVIA(MAML):
     Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast Context Adaptation via Meta-Learning, ICML 2019,
     sections 3.1 and 3.3.
     """
+
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple({"step_size": a} for a in (0.1, 1.0, 5.0))
 
     step_size: float = 1.0
     n_context: int = 5

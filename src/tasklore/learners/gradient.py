@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -67,6 +67,12 @@ class GradientLearner(Learner):
 
     differentiates_steps: ClassVar[bool] = True
     """Whether the inner gradients are themselves differentiated (second order)."""
+
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = (
+        {"inner_steps": 1, "step_size": 0.01},
+        {"inner_steps": 5, "step_size": 0.1},
+        {"inner_steps": 1, "step_size": 0.4},
+    )
 
     net: Net = dataclasses.field(default_factory=MLP)
     inner_steps: int = 1
@@ -353,6 +359,9 @@ class ImplicitMAML(GradientLearner):
 
     rule: ClassVar[Rules] = "implicit"
     differentiates_steps: ClassVar[bool] = False
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple(
+        {"step_size": a} for a in (0.01, 0.05, 0.2)
+    )
 
     inner_steps: int = 16
     step_size: float = 0.05
@@ -414,6 +423,9 @@ class Reptile(GradientLearner):
 
     rule: ClassVar[Rules] = "towards_adapted"
     differentiates_steps: ClassVar[bool] = False
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple(
+        {"step_size": a} for a in (1e-3, 3e-3, 1e-2)
+    )
 
     inner_steps: int = 5
     step_size: float = 1e-3

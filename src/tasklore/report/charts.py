@@ -11,14 +11,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from ..contest import Standing
 from ..experiment import Findings
 from ..learners.gradient import GradientLearner
 from ..pages.drawing import COLOURS, INK, MUTED, PAPER, SETTINGS, chart, svg, title
 from ..registry import learners
 from .provenance import Round
-from .summary import Comparison, Method, written
+from .summary import Comparison, written
 
-__all__ = ["MARKERS", "Charts", "Panel", "draw_all", "draw_curves"]
+__all__ = [
+    "MARKERS",
+    "Charts",
+    "Panel",
+    "draw_all",
+    "draw_curves",
+    "draw_ranking",
+    "draw_swatch",
+    "draw_training",
+]
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
@@ -53,22 +63,20 @@ def draw_all(findings: Findings, comparison: Comparison, rounds: Sequence[Round]
         _over_shots(comparison),
         _over_steps(findings, colour),
         *(
-            {method.name: _swatch(method, place) for method in comparison.methods}
+            {method.name: draw_swatch(method.style, place) for method in comparison.methods}
             for place in ("table", "legend")
         ),
     )
 
 
-def _swatch(method: Method, place: str) -> Markup:
-    """Draw a method's marker as it appears in the charts."""
+def draw_swatch(style: int, place: str) -> Markup:
+    """Draw the marker of a style as it appears in the charts; ``place`` tells equal ones apart."""
     with rc_context(SETTINGS):
         figure = Figure(figsize=(14 / 72, 14 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
-        axes.plot(
-            [0], [0], MARKERS[method.style], color=COLOURS[method.style], markersize=9, markeredgewidth=0
-        )
-        return svg(figure, f"{place}-{method.style}", "")
+        axes.plot([0], [0], MARKERS[style], color=COLOURS[style], markersize=9, markeredgewidth=0)
+        return svg(figure, f"{place}-{style}", "")
 
 
 def draw_curves(
@@ -130,6 +138,69 @@ def draw_curves(
         axes.figure.legend(
             loc="outside lower left", ncols=3, frameon=False, handlelength=2.2, columnspacing=1.4
         )
+    return drawn[0]
+
+
+def draw_ranking(shots: Sequence[int], ranked: Sequence[tuple[Standing, int]]) -> Markup:
+    """Draw the test scores of methods, best on top; those with more shots as hollow marks.
+
+    Parameters
+    ----------
+    shots : sequence of int
+        The first is what the ranking goes by.
+    ranked : sequence of (Standing, style)
+    """
+    scale, unit = _scale(ranked[0][0].evaluations[shots[0]].metric)
+    alt = f"{unit} on test tasks, best first: " + ", ".join(
+        f"{standing.method} {written(standing.evaluations[shots[0]].score)}" for standing, _ in ranked
+    )
+    with chart("ranking", alt, height=60 + 30 * len(ranked), grid="x") as (axes, drawn):
+        for place, (standing, style) in enumerate(ranked):
+            for n in shots:
+                score = standing.evaluations[n].score
+                axes.errorbar(
+                    [scale * score.mean],
+                    [place],
+                    xerr=[scale * score.half_width],
+                    color=COLOURS[style],
+                    marker=MARKERS[style],
+                    markerfacecolor=COLOURS[style] if n == shots[0] else PAPER,
+                    markeredgewidth=0 if n == shots[0] else 1.5,
+                    elinewidth=1.5,
+                )
+        axes.set_yticks(range(len(ranked)), [standing.method for standing, _ in ranked])
+        axes.set_ylim(len(ranked) - 0.5, -0.5)
+        title(axes, f"{unit}, mean and 95 % interval")
+    return drawn[0]
+
+
+def draw_training(learned: Sequence[tuple[Standing, int]]) -> Markup:
+    """Draw the validation scores of learners over the minutes of their meta-training.
+
+    Parameters
+    ----------
+    learned : sequence of (Standing, style)
+        Those with a curve; without any, there is no picture.
+    """
+    if not learned:
+        return Markup("")
+    scale, unit = _scale(learned[0][0].curve[0][1].metric)
+    alt = f"Validation {unit} over minutes of meta-training; at the end: " + ", ".join(
+        f"{standing.method} {written(standing.curve[-1][1])}" for standing, _ in learned
+    )
+    with chart("training", alt) as (axes, drawn):
+        for standing, style in learned:
+            axes.plot(
+                [seconds / 60 for seconds, _ in standing.curve],
+                [scale * score.mean for _, score in standing.curve],
+                color=COLOURS[style],
+                marker=MARKERS[style],
+                markersize=4,
+                markeredgewidth=0,
+                linewidth=1.6,
+            )
+        _finish(axes, unit, "minutes of meta-training")
+        axes.set_xlim(left=0)
     return drawn[0]
 
 

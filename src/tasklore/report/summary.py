@@ -17,9 +17,11 @@ __all__ = [
     "Method",
     "Overview",
     "Verdict",
+    "about",
     "compare",
     "duration",
     "overview",
+    "short",
     "written",
 ]
 
@@ -162,14 +164,14 @@ class Comparison:
     def _main_result(self) -> str:
         first = self.verdicts[0]
         start = f"From {self.count(first.shots)}"
-        size = _short(first.score)
+        size = short(first.score)
         if first.outcome == "alone" or first.rival is None:
             return f"{start}, {first.learner} reaches {size} on unseen tasks"
         if first.outcome == "ahead":
             return (
                 f"{start}, {first.learner} reaches {size} on unseen tasks, {_margin(first)} the best baseline"
             )
-        rival = f"{first.baseline} reaches {_short(first.rival)}"
+        rival = f"{first.baseline} reaches {short(first.rival)}"
         if first.outcome == "behind":
             return f"{start}, a baseline wins: {rival}, {first.learner} {size}"
         return f"{start}, {first.learner} reaches {size}, no clear difference to a baseline: {rival}"
@@ -198,7 +200,7 @@ def compare(findings: Findings) -> Comparison:
     baseline = {row.evaluation.method: row.is_baseline for row in findings.rows}
     names = sorted(baseline, key=lambda name: baseline[name])  # learners first, else in their own order
     methods = tuple(
-        Method(name, _about(name), baseline[name], index % N_STYLES) for index, name in enumerate(names)
+        Method(name, about(name), baseline[name], index % N_STYLES) for index, name in enumerate(names)
     )
     cells: dict[tuple[str, int], Cell] = {}
     for count in shots:
@@ -227,7 +229,7 @@ def overview(findings: Findings) -> Overview:
     name = learners.name_of(type(findings.prior.learner))
     return Overview(
         name,
-        _about(name),
+        about(name),
         findings.name,
         state.step,
         state.round,
@@ -244,11 +246,11 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> [duration(s) for s in (0.00042, 0.0314, 2.5, 75, 3700)]
-    ['0.42 ms', '31 ms', '2.5 s', '1 min 15 s', '1 h 1 min']
+    >>> [duration(s) for s in (0.00042, 0.0314, 0.59, 2.5, 75, 3700)]
+    ['0.42 ms', '31 ms', '590 ms', '2.5 s', '1 min 15 s', '1 h 1 min']
     """
     if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.2g} ms"
     if seconds < 60:
         return f"{seconds:.2g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -305,7 +307,8 @@ def _margin(verdict: Verdict) -> str:
     )
 
 
-def _short(score: Score) -> str:
+def short(score: Score) -> str:
+    """Write a mean alone, as in a headline."""
     return (
         f"{100 * score.mean:.1f} %" if score.metric == "accuracy" else f"a squared error of {score.mean:.3g}"
     )
@@ -316,7 +319,7 @@ def _decimals(half_width: float) -> int:
     return max(0, 1 - math.floor(math.log10(half_width))) if 0 < half_width < math.inf else 3
 
 
-def _about(name: str) -> str:
+def about(name: str) -> str:
     """Return the first paragraph of the documentation of a registered learner, as plain words."""
     try:
         text = inspect.getdoc(learners.get(name)) or ""

@@ -1,0 +1,445 @@
+"""Several learners under the same budget on the same tasks: which is best, and how sure that is.
+
+Every learner gets the same wall-clock time of meta-training, a part of which goes into choosing its settings:
+three alternatives each, judged on the validation tasks, of which the best goes on. The test tasks are looked
+at once, when it is done. :func:`hold` writes each result as soon as it is there, so that a contest can be
+stopped at any moment and goes on where it was; learners may be added to one that is over.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from .canonical import loads
+from .config import to_settings
+from .errors import DamagedArtifact, InvalidData, InvalidSetting
+from .evaluate import Evaluation, evaluate
+from .experience.records import RoundRecord
+from .experience.store import ExperienceStore
+from .experiment import Experiment, Trained, baselines, meta_train
+from .learners.base import Learner
+from .loop import Stop, Watch
+from .nets import MLP, Conv4, Net
+from .registry import learners, nets, sources
+from .scores import Score
+from .tasks.source import Collection, Splits
+from .train import TrainSettings
+from .types import Kind, TaskSpec
+from .workspace import difference, hardware, versions, write_json
+
+__all__ = ["Contest", "Spectator", "Standing", "Trial", "default_net", "hold", "in_words", "ranked"]
+
+FORMAT = 1
+DEFAULT_LEARNERS = ("prototypes", "ridge-head", "maml", "anil", "reptile")
+RATES = (3e-4, 1e-3, 3e-3)  # learning rates that are tried where a learner names no settings of its own
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is compared, and how.
+
+    Parameters
+    ----------
+    tasks : Collection
+    net : Net, optional
+        The backbone of every learner; by default one that suits the examples, see :func:`default_net`.
+    train : TrainSettings
+        Common to all; learning rates may be tried around its own.
+    minutes : float
+        Of meta-training for each learner, the choice of its settings and its validation included.
+    tuning : float
+        Share of ``minutes`` in which the alternatives are tried; 0 keeps each learner's own settings.
+    shots : tuple of int
+        Support examples of the test tasks; the first decides the ranking.
+    n_tasks : int
+        Test episodes of each learner and number of shots.
+    seed : int
+        Names the test episodes.
+    """
+
+    tasks: Collection
+    net: Net | None = None
+    train: TrainSettings = dataclasses.field(
+        default_factory=lambda: TrainSettings(steps=100, n_validation=100)
+    )
+    minutes: float = 10.0
+    tuning: float = 0.25
+    shots: tuple[int, ...] = (1,)
+    n_tasks: int = 600
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise InvalidSetting(f"minutes must be positive, got {self.minutes}")
+        if not 0 <= self.tuning < 1:
+            raise InvalidSetting(f"tuning is a share of the minutes in [0, 1), got {self.tuning}")
+        if self.n_tasks < 2:
+            raise InvalidSetting(f"n_tasks must be at least 2 for an interval, got {self.n_tasks}")
+        if not self.shots or min(self.shots) < 1:
+            raise InvalidSetting(f"shots must be positive, got {self.shots}")
+
+    @property
+    def name(self) -> str:
+        """Of the tasks."""
+        return sources.name_of(type(self.tasks))
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that all learners have in common, as JSON values."""
+        return {
+            "tasks": to_settings(self.tasks, sources),
+            "net": None if self.net is None else to_settings(self.net, nets),
+            "train": to_settings(self.train),
+            "minutes": self.minutes,
+            "tuning": self.tuning,
+            "shots": list(self.shots),
+            "n_tasks": self.n_tasks,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried for a learner.
+
+    Parameters
+    ----------
+    settings : mapping
+        Name → value, of those that differ between its trials.
+    score : Score
+        The best on the validation tasks within the trial.
+    seconds : float
+    """
+
+    settings: Mapping[str, float]
+    score: Score
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one method did.
+
+    Parameters
+    ----------
+    method : str
+    is_baseline : bool
+        Whether it was not meta-trained, and so had no budget to spend.
+    evaluations : mapping of int to Evaluation
+        By number of shots.
+    chosen : mapping
+        The settings that won its trials.
+    trials : tuple of Trial
+    curve : tuple of (seconds, Score)
+        On the validation tasks after each round, trials of other settings counted in the seconds.
+    steps : int
+        Meta-updates of what was tested.
+    seconds : float
+        Of meta-training in all.
+    prior : str
+        File name of what was learned, in the contest's folder; empty for a baseline.
+    """
+
+    method: str
+    is_baseline: bool
+    evaluations: Mapping[int, Evaluation]
+    chosen: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+    curve: tuple[tuple[float, Score], ...] = ()
+    steps: int = 0
+    seconds: float = 0.0
+    prior: str = ""
+
+    def gain_over(self, other: "Standing", shots: int) -> Score:
+        """Return how much better this one is on the same tasks: the mean of the differences, task by task."""
+        mine, theirs = self.evaluations[shots], other.evaluations[shots]
+        sign = 1.0 if mine.score.higher_is_better else -1.0
+        return Score.of(
+            mine.metric, [sign * (a - b) for a, b in zip(mine.scores, theirs.scores, strict=True)]
+        )
+
+
+class Spectator(Watch):
+    """Is told what happens in a contest, and ignores it."""
+
+    def enters(self, method: str, what: str, minutes: float) -> None:
+        """Hear that a method begins to learn, with which settings, and until which minute of its time."""
+
+    def tried(self, method: str, trial: Trial) -> None:
+        """Hear what a trial came to."""
+
+    def tested(self, method: str, done: int, total: int) -> None:
+        """Hear how many test tasks are done."""
+
+    def stands(self, standing: Standing) -> None:
+        """Hear the result of a method."""
+
+
+def default_net(spec: TaskSpec) -> Net:
+    """Return the usual backbone for such examples: convolutions for images, else a perceptron."""
+    return Conv4(halving="stride") if len(spec.input_shape) == 3 else MLP((64, 64))
+
+
+def hold(
+    contest: Contest,
+    names: tuple[str, ...],
+    folder: Path,
+    store: ExperienceStore,
+    artifacts: Path,
+    spectator: Spectator | None = None,
+) -> tuple[Standing, ...]:
+    """Let learners compete, and return all methods, the baselines included, best first.
+
+    Parameters
+    ----------
+    contest : Contest
+    names : tuple of str
+        Of the learners; by default prototypes, a ridge head, MAML, ANIL and Reptile, as far as they suit.
+    folder : Path
+        Where results and runs lie; what is done there already, under the same settings, is not done again.
+    store : ExperienceStore
+        Remembers the runs.
+    artifacts : Path
+        Where priors are kept.
+    spectator : Spectator, optional
+
+    Raises
+    ------
+    InvalidSetting
+        The folder holds a contest with other settings; the message names the first difference.
+    InvalidData
+        A learner cannot learn such tasks.
+    """
+    spectator = spectator or Spectator()
+    _claim(contest, folder)
+    splits = contest.tasks.splits()
+    net = contest.net or default_net(splits.train.spec)
+    chosen = entrants(names, net, splits.train.spec)
+    standings: list[Standing] = []
+    for method, learner in chosen.items():
+        path = folder / f"{method}.json"
+        if not path.exists():
+            found = _compete(contest, method, learner, splits, folder, store, artifacts, spectator)
+            write_json(path, _to_dict(found))
+        standings.append(_standing(_read(path), path))
+        spectator.stands(standings[-1])
+    return ranked([*standings, *_baselines(contest, net, splits, folder, spectator)], contest.shots[0])
+
+
+def entrants(names: tuple[str, ...], net: Net, spec: TaskSpec) -> dict[str, Learner]:
+    """Return learners with a common backbone by name; by default those of :data:`DEFAULT_LEARNERS` that suit.
+
+    Raises
+    ------
+    InvalidData
+        A learner that was asked for cannot learn such tasks.
+    InvalidSetting
+        It is a baseline, which takes part anyway, or has no such backbone.
+    """
+    found: dict[str, Learner] = {}
+    for name in names or _suited(spec.kind):
+        kind: Any = learners.get(name)
+        if kind.tags.starts_from != "tasks":
+            raise InvalidSetting(
+                f"{name} is a baseline: it takes part anyway, so leave it out of the learners"
+            )
+        takes_net = any(field.name == "net" for field in dataclasses.fields(kind))
+        learner: Learner = kind(net=net) if takes_net else kind()
+        learner.check_spec(spec)
+        found[name] = learner
+    return found
+
+
+def _suited(kind: Kind) -> list[str]:
+    return [name for name in DEFAULT_LEARNERS if kind in cast("Any", learners.get(name)).tags.kinds]
+
+
+def ranked(standings: list[Standing], shots: int) -> tuple[Standing, ...]:
+    """Return methods by their mean score, best first."""
+
+    def badness(standing: Standing) -> float:
+        score = standing.evaluations[shots].score
+        return -score.mean if score.higher_is_better else score.mean
+
+    return tuple(sorted(standings, key=badness))
+
+
+def _compete(
+    contest: Contest,
+    method: str,
+    learner: Learner,
+    splits: Splits,
+    folder: Path,
+    store: ExperienceStore,
+    artifacts: Path,
+    spectator: Spectator,
+) -> Standing:
+    """Choose the settings of a learner, meta-train it for the rest of its time, and test it."""
+    options = _options(contest, learner)
+    each = contest.minutes if len(options) == 1 else contest.minutes * contest.tuning / len(options)
+
+    def train(index: int, minutes: float) -> Trained:
+        changes, experiment = options[index]
+        spectator.enters(method, in_words(changes), minutes)
+        experiment = dataclasses.replace(experiment, stop=Stop(minutes=minutes))
+        place = folder / "runs" / f"{method}-{index}"
+        return meta_train(experiment, splits, place, store, artifacts, watch=spectator)
+
+    trials: list[Trial] = []
+    for index, (changes, _) in enumerate(options):
+        path = folder / "runs" / f"{method}-{index}.json"
+        if not path.exists():
+            tried = train(index, each)
+            score = cast("Score", tried.outcome.state.best_score)
+            write_json(path, dataclasses.asdict(Trial(changes, score, tried.outcome.seconds)))
+        trials.append(_trial(_read(path)))
+        spectator.tried(method, trials[-1])
+    best = 0
+    for index, trial in enumerate(trials):
+        best = index if trial.score.beats(trials[best].score) else best
+    spent = sum(trial.seconds for trial in trials)
+    others = spent - trials[best].seconds
+    final = train(best, max(contest.minutes - others / 60, trials[best].seconds / 60))
+    prior = f"{method}.safetensors"
+    final.prior.save(folder / prior)
+    rounds = sorted(store.find(RoundRecord, {"run_id": final.workspace.id}), key=lambda turn: turn.index)
+    evaluations: dict[int, Evaluation] = {}
+    for shots in contest.shots:
+        source = splits.test.with_shots(shots)
+        evaluations[shots] = evaluate(
+            final.prior.learner,
+            final.prior.params,
+            source,
+            method=method,
+            trained=final.prior.spec,
+            n_tasks=contest.n_tasks,
+            seed=contest.seed,
+            on_progress=lambda done: spectator.tested(method, done, contest.n_tasks),
+        )
+        final.workspace.record(evaluations[shots], source, {"shots": shots}, f"{contest.name}, test")
+    final.workspace.finish(final.outcome.reason)
+    history = final.outcome.state.history
+    return Standing(
+        method,
+        False,
+        evaluations,
+        options[best][0],
+        tuple(trials),
+        tuple((others + (turn.seconds or 0.0), score) for turn, score in zip(rounds, history, strict=False)),
+        final.outcome.state.step,
+        others + final.outcome.seconds,
+        prior,
+    )
+
+
+def _options(contest: Contest, learner: Learner) -> list[tuple[dict[str, float], Experiment]]:
+    """Return what is tried for a learner: settings of its own, else learning rates."""
+    common = Experiment(contest.tasks, learner, contest.train)
+    if contest.tuning == 0:
+        return [({}, common)]
+    if learner.alternatives:
+        return [
+            (
+                dict(changes),
+                dataclasses.replace(common, learner=dataclasses.replace(cast("Any", learner), **changes)),
+            )
+            for changes in learner.alternatives
+        ]
+    return [
+        (
+            {"learning_rate": rate},
+            dataclasses.replace(common, train=dataclasses.replace(contest.train, learning_rate=rate)),
+        )
+        for rate in RATES
+    ]
+
+
+def in_words(changes: Mapping[str, float]) -> str:
+    """Return settings as a text."""
+    return ", ".join(f"{name} {value:g}" for name, value in changes.items()) or "as it is"
+
+
+def _baselines(
+    contest: Contest, net: Net, splits: Splits, folder: Path, spectator: Spectator
+) -> list[Standing]:
+    """Test what every contest compares with, or read back what came of it."""
+    path = folder / "baselines.json"
+    if not path.exists():
+        carrier = next(iter(entrants((), net, splits.train.spec).values()))
+        found: dict[str, Any] = {}
+        for method, (learner, params) in baselines(
+            carrier, splits.train, contest.train, splits.test.spec
+        ).items():
+            evaluations = {
+                shots: evaluate(
+                    learner,
+                    params,
+                    splits.test.with_shots(shots),
+                    method=method,
+                    n_tasks=contest.n_tasks,
+                    seed=contest.seed,
+                    on_progress=lambda done, method=method: spectator.tested(method, done, contest.n_tasks),
+                )
+                for shots in contest.shots
+            }
+            found[method] = _to_dict(Standing(method, True, evaluations))
+        write_json(path, found)
+    standings = [_standing(values, path) for values in _read(path).values()]
+    for standing in standings:
+        spectator.stands(standing)
+    return standings
+
+
+def _claim(contest: Contest, folder: Path) -> None:
+    """Make the folder that of this contest."""
+    marker, settings = folder / "contest.json", contest.settings()
+    if marker.exists():
+        before = _read(marker).get("settings")
+        if before != settings:
+            raise InvalidSetting(
+                f"{folder} holds a contest with other settings: {difference(before, settings)}; "
+                "choose another folder, or delete this one to start anew"
+            )
+    else:
+        about = {"format": FORMAT, "settings": settings, "versions": versions(), "hardware": hardware()}
+        write_json(marker, about)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = loads(path.read_bytes(), str(path))
+    except (InvalidData, OSError) as error:
+        raise DamagedArtifact(f"{error}; delete {path} to have it made again") from error
+    if not isinstance(values, dict):
+        raise DamagedArtifact(f"{path} does not hold what a contest writes; delete it to have it made again")
+    return cast("dict[str, Any]", values)
+
+
+def _to_dict(standing: Standing) -> dict[str, Any]:
+    values = dataclasses.asdict(standing)
+    return values | {"evaluations": {str(n): e for n, e in values["evaluations"].items()}}
+
+
+def _standing(values: Mapping[str, Any], path: Path) -> Standing:
+    try:
+        read: dict[str, Any] = {
+            **values,
+            "evaluations": {int(n): _evaluation(found) for n, found in values["evaluations"].items()},
+            "trials": tuple(_trial(trial) for trial in values["trials"]),
+            "curve": tuple((seconds, Score(**score)) for seconds, score in values["curve"]),
+        }
+        return Standing(**read)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedArtifact(
+            f"{path} does not hold what a contest writes: {error}; delete it to have it made again"
+        ) from error
+
+
+def _evaluation(values: Mapping[str, Any]) -> Evaluation:
+    read: dict[str, Any] = {**values, "scores": tuple(values["scores"])}
+    return Evaluation(**read)
+
+
+def _trial(values: Mapping[str, Any]) -> Trial:
+    return Trial(values["settings"], Score(**values["score"]), values["seconds"])
