@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tasklore.errors import CheckFailed
+from tasklore.errors import CheckFailed, InvalidSetting
 from tasklore.learners.base import Learner
 from tasklore.learners.gradient import MAML, FirstOrderMAML, ImplicitMAML, Reptile
+from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.learners.metric import Prototypes
-from tasklore.metagrad import Backprop, Implicit, MetaGradient, Rule, TowardsAdapted
+from tasklore.metagrad import Backprop, Compiled, Implicit, MetaGradient, Rule, TowardsAdapted, rule_for
 from tasklore.nets import MLP
 from tasklore.tasks.source import TaskSource
+from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.testing.learner import toy_source
 from tasklore.testing.rule import check_rule
 from tasklore.types import Context, Episode, Params
@@ -35,6 +37,52 @@ def test_rules_keep_their_promises(
     passed = check_rule(rule(tasks_at_once), learner, source)
     assert passed[-1] == "descends"
     assert len(passed) == 8
+
+
+def test_a_transform_gives_what_the_tape_gives() -> None:
+    learner = MAML(MLP((8,)), inner_steps=2)
+    assert check_rule(Backprop(2, functional=True), learner)[-1] == "descends"
+    by_tape, by_transform = (
+        one_step(Backprop(2, functional=functional), learner) for functional in (False, True)
+    )
+    for name, total in by_tape.total.items():
+        torch.testing.assert_close(by_transform.total[name], total, rtol=1e-5, atol=1e-6)
+
+
+def one_step(rule: Rule, learner: Learner, n_shots: int = 5) -> MetaGradient:
+    source = SinusoidSource(n_shots=n_shots, n_queries=5)
+    params = learner.init(source.spec, torch.Generator().manual_seed(0))
+    episodes, keys = source.episodes(0, "train", 0, 4)
+    return rule(learner, params, episodes, Context(source.spec, keys, training=True))
+
+
+def test_a_compiled_step_gives_what_a_plain_one_gives() -> None:
+    learner = MAML(MLP((4,)), inner_steps=1)
+    plain, compiled = (one_step(rule_for(learner, 4, compiled=way), learner) for way in (False, True))
+    assert compiled.weight == plain.weight == 4.0
+    torch.testing.assert_close(compiled.losses, plain.losses, rtol=1e-5, atol=1e-6)
+    for name, total in plain.total.items():
+        torch.testing.assert_close(compiled.total[name], total, rtol=1e-4, atol=1e-5)
+    again = one_step(rule_for(learner, 4, compiled=True), learner)
+    assert all(torch.equal(total, compiled.total[name]) for name, total in again.total.items())
+
+
+def test_what_cannot_be_compiled_is_refused_with_the_cure() -> None:
+    with pytest.raises(
+        InvalidSetting, match=r"MAMLPlusPlus changes its objective .* use execution = 'vectorised'"
+    ):
+        one_step(rule_for(MAMLPlusPlus(MLP((4,))), 4, compiled=True), MAMLPlusPlus(MLP((4,))))
+
+    @dataclass(frozen=True)
+    class Opaque(MAML):
+        """Looks at a value, which no graph can hold."""
+
+        def objective(self, params: Params, episode: Episode, context: Context) -> torch.Tensor:
+            loss = super().objective(params, episode, context)
+            return loss * float(loss.detach() > 0)
+
+    with pytest.raises(InvalidSetting, match="Opaque cannot be compiled here: "):
+        one_step(Compiled(Backprop(1, functional=True)), Opaque(MLP((4,))))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Meta-training: it learns, from every start, and says what it did."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from tasklore.registry import sources
 from tasklore.scores import Score
 from tasklore.tasks.source import Splits
 from tasklore.tasks.synthetic import SinusoidSource
-from tasklore.train import GradientTrainer, MetaState, Prior, TrainSettings, fastest, fit, init, pretrain
+from tasklore.train import (
+    GradientTrainer,
+    MetaState,
+    Prior,
+    TrainSettings,
+    fastest,
+    fit,
+    init,
+    pretrain,
+    step,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +56,31 @@ def test_execution_does_not_change_the_result() -> None:
         for how in ("loop", "vectorised")
     ]
     assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
+
+
+def test_the_rate_falls_along_half_a_cosine_wave() -> None:
+    settings = TrainSettings(steps=4, cosine_steps=8, n_tasks=2, n_validation=2, patience=1)
+    trainer = GradientTrainer(MAML(MLP((4,))), settings, SinusoidSource().spec)
+    state = trainer.initialise(SinusoidSource(), None)
+    factors = [settings.factor(dataclasses.replace(state, step=n)) for n in (0, 2, 4, 6, 8, 100)]
+    half = math.sqrt(2) / 2
+    expected = [0.01 + 0.99 * share for share in (1.0, (1 + half) / 2, 0.5, (1 - half) / 2, 0.0, 0.0)]
+    assert factors == pytest.approx(expected)
+    still = dataclasses.replace(settings, cosine_steps=None)
+    assert still.factor(dataclasses.replace(state, step=100, rate=0.25)) == 0.25
+    # A step moves by the rate: with plain descent, half of it moves half as far.
+    plain = dataclasses.replace(settings, optimizer="sgd")
+    episodes, keys = SinusoidSource().episodes(0, "train", 0, 2)
+    moved: list[torch.Tensor] = []
+    for index in (0, 4):
+        begun = dataclasses.replace(state, step=index, tasks_at_once=1)
+        ended = step(trainer.learner, begun, trainer.spec, episodes, keys, plain)
+        moved.append(ended.params["layer0.weight"] - begun.params["layer0.weight"])
+    torch.testing.assert_close(moved[1], moved[0] * 0.505, rtol=1e-3, atol=1e-8)
+    # What is reported is the factor, and a stall lowers nothing more.
+    for score in ([1.0, 1.0], [2.0, 2.0], [3.0, 3.0]):
+        state = trainer.adjust(dataclasses.replace(state, step=4), score)
+    assert state.rate == pytest.approx(0.505)
 
 
 def test_averaging_is_a_running_mean_of_the_params() -> None:

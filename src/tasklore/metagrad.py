@@ -6,9 +6,10 @@ machines, clipping or noise per task) can combine sums before dividing.
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .errors import InvalidSetting
 from .learners.base import Learner
 from .learners.gradient import GradientLearner
-from .types import Adapted, Batch, Context, Episode, Inputs, Params
+from .types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 
 __all__ = [
     "AdaptedTasks",
     "Backprop",
+    "Compiled",
     "Implicit",
     "MetaGradient",
     "Rule",
@@ -82,22 +84,34 @@ class Backprop(Rule):
     tasks_at_once : int
         Tasks that are vectorised together: 1 is a plain loop, more trades memory for fewer, larger
         operations.
+    functional : bool
+        Differentiate by a transform, as compiling needs it, instead of by the tape, which is quicker
+        otherwise.
     """
 
     tasks_at_once: int = 1
+    functional: bool = False
 
     def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
         total: Params | None = None
         losses: list[Tensor] = []
-
-        def objective(episode: Episode, key: Tensor) -> Tensor:
-            return learner.objective(leaves, episode, _with_key(context, key))
-
         for chunk, keys in _chunks(episodes, context.key, self.tasks_at_once):
-            each = _map_tasks(objective, chunk, keys)  # (chunk,)
-            slopes = torch.autograd.grad(each.sum(), list(leaves.values()), materialize_grads=True)
-            total = _add(total, dict(zip(leaves, slopes, strict=True)))
+
+            def summed(params: Params, chunk: Episode = chunk, keys: Tensor = keys) -> tuple[Tensor, Tensor]:
+                def objective(episode: Episode, key: Tensor) -> Tensor:
+                    return learner.objective(params, episode, _with_key(context, key))
+
+                each = _map_tasks(objective, chunk, keys)  # (chunk,)
+                return each.sum(), each
+
+            if self.functional:
+                slopes, each = torch.func.grad(summed, has_aux=True)(params)
+            else:
+                leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+                loss, each = summed(leaves)
+                found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+                slopes = dict(zip(leaves, found, strict=True))
+            total = _add(total, slopes)
             losses.append(each.detach())
         return MetaGradient(total or {}, float(len(context.key)), torch.cat(losses))
 
@@ -193,6 +207,62 @@ class Implicit(Rule):
         return MetaGradient(total or {}, float(len(context.key)), torch.cat(losses))
 
 
+@dataclass(frozen=True)
+class Compiled(Rule):
+    """Another rule, the whole of it as one compiled graph: adaptation, prediction and all derivatives.
+
+    The first step takes about a minute, in which the code is made; it is kept on disk by the compiler, and
+    later runs begin sooner. Episodes of another size cost another compilation.
+
+    Parameters
+    ----------
+    rule : Rule
+        One that uses transforms only; see ``functional`` of :class:`Backprop`.
+
+    Notes
+    -----
+    Compiled graphs cannot be differentiated twice, so it is not the learner that is compiled.
+    """
+
+    rule: Rule
+
+    def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
+        if learner.tags.scheduled:
+            raise InvalidSetting(
+                f"{type(learner).__name__} changes its objective with the meta-updates, and a compiled step "
+                "stays as it is; use execution = 'vectorised'"
+            )
+        graph = _graph(learner, self.rule, context.spec, context.training)
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # heavy
+
+        try:
+            with torch.no_grad():
+                total, losses = graph(params, episodes, context.key)
+        except (FailOnRecompileLimitHit, TorchDynamoException) as error:
+            raise InvalidSetting(
+                f"{type(learner).__name__} cannot be compiled here: {_in_short(error)}. A C++ compiler and "
+                "episodes of few different sizes are needed; else use execution = 'vectorised'"
+            ) from error
+        return MetaGradient(total, float(len(context.key)), losses)
+
+
+def _in_short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
+@functools.lru_cache(maxsize=32)
+def _graph(
+    learner: Learner, rule: Rule, spec: TaskSpec, training: bool
+) -> Callable[[Params, Episode, Tensor], tuple[Params, Tensor]]:
+    def whole(params: Params, episodes: Episode, keys: Tensor) -> tuple[Params, Tensor]:
+        found = rule(learner, params, episodes, Context(spec, keys, training=training))
+        return found.total, found.losses
+
+    compiled: Any = torch.compile(whole, fullgraph=True, dynamic=False)
+    return compiled
+
+
 def conjugate_gradients(product: Callable[[Params], Params], wanted: Params, n_steps: int) -> Params:
     """Return an approximate solution ``x`` of ``A x = wanted``, starting at zero.
 
@@ -227,10 +297,24 @@ def _dot(one: Params, other: Params) -> Tensor:
     return torch.stack([(tensor * other[name]).sum() for name, tensor in one.items()]).sum()
 
 
-def rule_for(learner: Learner, tasks_at_once: int) -> Rule:
-    """Return the rule that ``learner`` asks for."""
-    rules = {"backprop": Backprop, "towards_adapted": TowardsAdapted, "implicit": Implicit}
-    return rules[learner.rule](_at_once(learner, tasks_at_once))
+def rule_for(learner: Learner, tasks_at_once: int, *, compiled: bool = False) -> Rule:
+    """Return the rule that ``learner`` asks for.
+
+    Parameters
+    ----------
+    learner : Learner
+    tasks_at_once : int
+        See :class:`Backprop`.
+    compiled : bool
+        Whether as one graph, see :class:`Compiled`.
+    """
+    size = _at_once(learner, tasks_at_once)
+    rules: dict[str, Rule] = {
+        "backprop": Backprop(size, functional=compiled),
+        "towards_adapted": TowardsAdapted(size),
+        "implicit": Implicit(size),
+    }
+    return Compiled(rules[learner.rule]) if compiled else rules[learner.rule]
 
 
 class AdaptedTasks(NamedTuple):

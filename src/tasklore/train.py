@@ -44,6 +44,9 @@ __all__ = [
 ABOUT_AS_FAST = 1.1
 """Up to this factor a step counts as about as fast as another."""
 
+LOWEST = 0.01
+"""Share of the learning rate that is left at the end of a cosine schedule."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -65,6 +68,9 @@ class TrainSettings:
         Between 0 and 1: what is judged and kept is a running mean of the params over about
         ``1 / (1 - averaging)`` steps, which evens out the noise of single steps; 0 keeps the params
         themselves.
+    cosine_steps : int, optional
+        Meta-updates over which the learning rate falls to a hundredth along half a cosine wave, where it
+        stays; then ``decay`` has no part.
     decay : float
         Factor on the learning rate when validation has not improved for ``patience`` rounds.
     patience : int
@@ -76,9 +82,10 @@ class TrainSettings:
         (fresh, if nothing fits).
     pretrain_steps : int
         Updates of plain training, if that is the start.
-    execution : {"auto", "vectorised", "loop"}
+    execution : {"auto", "vectorised", "loop", "compiled"}
         Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is
-        faster: these two, or four at a time.
+        faster: these two, or four at a time. Compiled, all at once as one graph, small networks are several
+        times faster still, after a minute of preparation; see :class:`~tasklore.metagrad.Compiled`.
     seed : int
         Names all random draws.
     """
@@ -89,12 +96,13 @@ class TrainSettings:
     optimizer: Literal["adam", "sgd"] = "adam"
     clip: float | None = None
     averaging: float = 0.0
+    cosine_steps: int | None = None
     decay: float = 0.5
     patience: int = 3
     n_validation: int = 200
     initial: Literal["random", "pretrained", "prior"] = "random"
     pretrain_steps: int = 500
-    execution: Literal["auto", "vectorised", "loop"] = "auto"
+    execution: Literal["auto", "vectorised", "loop", "compiled"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -107,6 +115,8 @@ class TrainSettings:
             raise InvalidSetting(f"decay must lie in (0, 1], got {self.decay}")
         if not 0 <= self.averaging < 1:
             raise InvalidSetting(f"averaging must lie in [0, 1), got {self.averaging}")
+        if self.cosine_steps is not None and self.cosine_steps < 1:
+            raise InvalidSetting(f"cosine_steps must be at least 1 or left out, got {self.cosine_steps}")
         if self.clip is not None and not self.clip > 0:
             raise InvalidSetting(f"clip must be positive or left out, got {self.clip}")
         if self.seed < 0:
@@ -116,6 +126,13 @@ class TrainSettings:
     def outer(self) -> Optimizer:
         """The outer optimiser."""
         return Adam(self.learning_rate) if self.optimizer == "adam" else SGD(self.learning_rate)
+
+    def factor(self, state: "MetaState") -> float:
+        """Return what the learning rate is multiplied with in the next step."""
+        if self.cosine_steps is None:
+            return state.rate
+        done = min(1.0, state.step / self.cosine_steps)
+        return LOWEST + (1 - LOWEST) * (1 + math.cos(math.pi * done)) / 2
 
 
 @dataclass(frozen=True)
@@ -319,7 +336,8 @@ def step(
         A loss or the meta-gradient is not finite; the message names the tasks.
     """
     context = Context(spec, keys, state.step, training=True)
-    found = rule_for(learner, max(1, state.tasks_at_once))(learner, state.params, episodes, context)
+    rule = rule_for(learner, max(1, state.tasks_at_once), compiled=settings.execution == "compiled")
+    found = rule(learner, state.params, episodes, context)
     gradient = {name: total / found.weight for name, total in found.total.items()}
     # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
     norms = [gradient[name].norm() for name in sorted(gradient)]
@@ -328,7 +346,7 @@ def step(
         raise _failure(found, state.step, settings)
     if settings.clip is not None and float(norm) > settings.clip:
         gradient = {name: g * (settings.clip / norm) for name, g in gradient.items()}
-    params, moments = settings.outer.update(state.params, gradient, state.moments, state.rate)
+    params, moments = settings.outer.update(state.params, gradient, state.moments, settings.factor(state))
     losses = (*state.losses, float(found.losses.mean()))
     average = params
     if settings.averaging:
@@ -406,7 +424,7 @@ def _choose(
     """Return how many tasks to run at once; ``"auto"`` measures on this very step."""
     if settings.execution == "loop" or settings.n_tasks == 1 or not learner.tags.vectorises:
         return 1
-    if settings.execution == "vectorised":
+    if settings.execution in ("vectorised", "compiled"):
         return settings.n_tasks
 
     def seconds(tasks_at_once: int) -> float:
@@ -559,11 +577,12 @@ class GradientTrainer:
         improved = score.beats(state.best_score)
         stale = 0 if improved else state.stale + 1
         decays = stale >= self.settings.patience
+        rate = state.rate * (self.settings.decay if decays else 1.0)
         return dataclasses.replace(
             state,
             best=state.average if improved else state.best,
             stale=0 if decays else stale,
-            rate=state.rate * (self.settings.decay if decays else 1.0),
+            rate=rate if self.settings.cosine_steps is None else self.settings.factor(state),
             history=(*state.history, score),
             losses=(),
             loss=math.fsum(state.losses) / len(state.losses) if state.losses else state.loss,

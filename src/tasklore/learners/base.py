@@ -53,6 +53,8 @@ class Tags:
         but the first are baselines.
     vectorises : bool
         ``torch.func.vmap`` can run many tasks at once.
+    scheduled : bool
+        The objective depends on the meta-update under way, not on params and tasks alone.
     """
 
     kinds: tuple[str, ...] = ("classification", "regression")
@@ -60,6 +62,7 @@ class Tags:
     any_ways: bool = False
     starts_from: Literal["tasks", "pool", "nothing"] = "tasks"
     vectorises: bool = True
+    scheduled: bool = False
 
 
 class Learner(abc.ABC):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -10,6 +11,7 @@ from ..errors import InvalidSetting
 from ..nets import Conv4
 from ..registry import learners
 from ..types import Context, Episode, Params, TaskSpec
+from .base import Tags
 from .gradient import MAML, StepSizes
 
 __all__ = ["MAMLPlusPlus"]
@@ -41,7 +43,7 @@ class MAMLPlusPlus(MAML):
     -----
     Not from the paper: its normalisation keeps running statistics for each step, here each step uses those of
     its own batch, as everywhere in this package; and its cosine schedule of the outer rate belongs to the
-    training, whose settings lower the rate when validation stalls instead. In the authors' code the earlier
+    training, as ``cosine_steps`` of its settings. In the authors' code the earlier
     losses keep a small share for ever, here none. Further steps on a new task than were meta-learned take the
     last step's tensors.
 
@@ -49,6 +51,8 @@ class MAMLPlusPlus(MAML):
     ----------
     Antoniou, Edwards, Storkey: How to Train Your MAML, ICLR 2019, section 4.
     """
+
+    tags: ClassVar[Tags] = Tags(scheduled=True)
 
     inner_steps: int = 5
     learned_step_sizes: StepSizes = "per-layer-and-step"

@@ -3,6 +3,7 @@
 ``check_learner(MyLearner())`` raises at the first broken promise and says which and how to mend it.
 """
 
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,7 @@ def check_learner(learner: Learner, source: TaskSource | None = None) -> list[st
         adapt_changes_nothing,
         remembers_nothing,
         vectorised_equals_one_by_one,
+        steps_matter_only_as_told,
         order_of_support,
         rows_are_independent,
         padding_is_ignored,
@@ -188,6 +190,23 @@ def _padded(batch: Batch) -> Batch:
     x = more.x.clone()
     x[n:] = 50.0  # what lies in the padding must not matter
     return Batch(x, more.y, more.mask)
+
+
+def steps_matter_only_as_told(bench: _Bench) -> None:
+    """Schedules are announced by a tag: a compiled step would never see them."""
+    learner, params, episode = bench.learner, bench.init(), bench.episode(0)
+    if learner.tags.scheduled:
+        return
+
+    def objective(step: int) -> Tensor:
+        context = dataclasses.replace(bench.context(0, training=True), step=step)
+        return learner.objective(params, episode, context)
+
+    if not torch.equal(objective(0), objective(10**9)):
+        raise bench.fail(
+            "has an objective that changes with the meta-update under way",
+            "say so with tags = Tags(scheduled=True)",
+        )
 
 
 def order_of_support(bench: _Bench) -> None:
