@@ -1,13 +1,18 @@
-"""One meta-step of second-order MAML: Tasklore against higher and TorchOpt, the same numbers out of each.
+"""One meta-step of second-order MAML: Tasklore against its peers, the same numbers out of each.
 
-    python benchmarks/speed.py [--threads 2] [--repeats 3]
+    python benchmarks/speed.py [--threads 2] [--repeats 3] [--learn2learn FOLDER]
+
+The peers are higher and TorchOpt, and learn2learn from a folder that holds its source (its package does not
+install any more, but its MAML needs no part that is compiled).
 
 Every measurement runs in a process of its own, the libraries take turns, and the medians are compared; what
 is printed as speed is a ratio within this run. The meta-gradients of all libraries must agree: to 1e-4 on the
-MLP, to 1e-2 on Conv-4, whose float32 sums are long.
+MLPs, to 1e-2 on Conv-4, whose float32 sums are long. "compiled" is ``execution = "compiled"``, whose first
+step takes as long as the last column says.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -17,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,12 +41,16 @@ from tasklore.nets import MLP, Conv4
 from tasklore.train import fastest
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
-LIBRARIES = ("tasklore", "higher", "torchopt")
+PEERS = ("higher", "torchopt", "learn2learn")
 PROBLEMS = {
-    "sinusoid MLP, 16 tasks x 5 steps": "sinusoid",
-    "Conv-4 28x28, 16 tasks x 1 step, 5-way 1-shot": "conv4",
+    "sinusoid": "MLP 1-40-40-1, sinusoid, 16 tasks x 5 steps",
+    "mlp": "MLP 784-256-128-64-5, 16 tasks x 5 steps, 5-way 1-shot",
+    "conv4": "Conv-4 28x28, 16 tasks x 1 step, 5-way 1-shot",
+    "conv4-5": "Conv-4 28x28, 16 tasks x 5 steps, 5-way 1-shot",
 }
+COMPILED = ("sinusoid", "mlp")  # a graph of stacked convolutions is no faster
 N_TASKS = 16
+SECONDS = 4.0  # that a measurement takes at least
 MetaStep = Callable[[], Params]
 
 
@@ -53,7 +63,9 @@ def problem(name: str) -> tuple[MAML, TaskSpec, Params, Episode]:
         y = torch.sin(x - torch.rand(N_TASKS, 1, 1, generator=generator)) * 3
         n_support = 10
     else:
-        learner = MAML(Conv4(64), inner_steps=1, step_size=0.4, transductive=True)
+        net = MLP((256, 128, 64)) if name == "mlp" else Conv4(64)
+        inner_steps, step_size = (1, 0.4) if name == "conv4" else (5, 0.1)
+        learner = MAML(net, inner_steps=inner_steps, step_size=step_size, transductive=True)
         spec = TaskSpec("classification", (1, 28, 28), 5)
         x = torch.rand(N_TASKS, 80, 1, 28, 28, generator=generator)
         y = torch.arange(5).repeat(16).expand(N_TASKS, 80)
@@ -77,9 +89,10 @@ class Reference(nn.Module):
         """Return outputs with batch statistics."""
         w = dict(zip(self.names, self.weights, strict=True))
         if "layer0.weight" in w:
-            for i in range(3):
+            x, n_layers = x.flatten(1), len(w) // 2
+            for i in range(n_layers):
                 x = F.linear(x, w[f"layer{i}.weight"], w[f"layer{i}.bias"])
-                x = x.relu() if i < 2 else x
+                x = x.relu() if i < n_layers - 1 else x
             return x
         for i in range(4):
             x = F.conv2d(x, w[f"block{i}.weight"], padding=1)
@@ -99,17 +112,21 @@ def meta_step(library: str, name: str) -> MetaStep:
     learner, spec, params, episodes = problem(name)
     support, query = episodes
     n_tasks = N_TASKS
-    if library == "tasklore":
+    if library.startswith("tasklore"):
         context = Context(spec, torch.arange(n_tasks), training=True)
+        if library == "tasklore":  # as execution="auto" does at the first step
 
-        def seconds(tasks_at_once: int) -> float:
-            rule = rule_for(learner, tasks_at_once)
-            rule(learner, params, episodes, context)
-            started = time.perf_counter()
-            rule(learner, params, episodes, context)
-            return time.perf_counter() - started
+            def seconds(tasks_at_once: int, threads: int) -> float:
+                rule = rule_for(learner, tasks_at_once, threads=threads)
+                rule(learner, params, episodes, context)
+                started = time.perf_counter()
+                rule(learner, params, episodes, context)
+                return time.perf_counter() - started
 
-        rule = rule_for(learner, fastest(n_tasks, seconds))  # as execution="auto" does at the first step
+            at_once, threads = fastest(n_tasks, torch.get_num_threads(), seconds)
+            rule = rule_for(learner, at_once, threads=threads)
+        else:
+            rule = rule_for(learner, n_tasks, compiled=True)
 
         def ours() -> Params:
             found = rule(learner, params, episodes, context)
@@ -137,6 +154,21 @@ def meta_step(library: str, name: str) -> MetaStep:
 
         return with_higher
 
+    if library == "learn2learn":
+        maml = learn2learn_maml(Path(os.environ["LEARN2LEARN"]))
+
+        def with_learn2learn() -> Params:
+            model.zero_grad()
+            outer = maml(model, lr=learner.step_size)
+            for task in range(n_tasks):
+                inner = outer.clone()
+                for _ in range(learner.inner_steps):
+                    inner.adapt(loss_of(inner(support.x[task]), support, task))
+                (loss_of(inner(query.x[task]), query, task) / n_tasks).backward()
+            return named([weight.grad.clone() for weight in model.weights])
+
+        return with_learn2learn
+
     import torchopt  # pyright: ignore[reportMissingImports] - an extra
 
     def with_torchopt() -> Params:
@@ -156,16 +188,27 @@ def meta_step(library: str, name: str) -> MetaStep:
     return with_torchopt
 
 
+def learn2learn_maml(folder: Path) -> Any:
+    """Return the class MAML of learn2learn's source without running what the package imports beside it."""
+    for name in ("learn2learn", "learn2learn.algorithms"):
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder / name.replace(".", "/"))]
+        sys.modules[name] = package
+    return importlib.import_module("learn2learn.algorithms.maml").MAML
+
+
 def child(library: str, name: str, threads: int, out: Path) -> None:
     """Measure one library on one problem and print the result as JSON."""
     torch.set_num_threads(threads)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = meta_step(library, name)
-    gradient: dict[str, Any] = {key: tensor.numpy() for key, tensor in step().items()}
+    started = time.perf_counter()
+    gradient: dict[str, Any] = {key: tensor.detach().numpy() for key, tensor in step().items()}
+    first = time.perf_counter() - started
     np.savez(out, **gradient)
     times: list[float] = []
     started = time.perf_counter()
-    while len(times) < 5 or (time.perf_counter() - started < 4 and len(times) < 200):
+    while len(times) < 3 or (time.perf_counter() - started < SECONDS and len(times) < 200):
         begun = time.perf_counter()
         step()
         times.append(time.perf_counter() - begun)
@@ -178,7 +221,8 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
             )
         flops = counter.get_total_flops()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"seconds": statistics.median(times), "memory": (peak - base) / 1024, "flops": flops}))
+    found = {"seconds": statistics.median(times), "memory": (peak - base) / 1024, "flops": flops}
+    print(json.dumps(found | {"first": first}))
 
 
 def convolution_rate(threads: int) -> float:
@@ -202,69 +246,79 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=PROBLEMS)
+    parser.add_argument("--learn2learn", type=Path, help="folder that holds its source")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child[0], arguments.child[1], arguments.threads, Path(arguments.child[2]))
         return
-
-    console = Console()
+    console = Console(width=120)
     rate = convolution_rate(arguments.threads)
     console.print(
         f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}; "
         f"convolutions run at {rate / 1e9:.0f} GFLOP/s here"
     )
-    for title, name in PROBLEMS.items():
-        results: dict[str, list[dict[str, float]]] = {library: [] for library in LIBRARIES}
+    peers = [peer for peer in PEERS if peer != "learn2learn" or arguments.learn2learn]
+    environment = os.environ | {"LEARN2LEARN": str(arguments.learn2learn or "")}
+    for name in arguments.problems:
+        libraries = ["tasklore", *(["tasklore compiled"] if name in COMPILED else []), *peers]
+        results: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(arguments.repeats):
-                for library in LIBRARIES:
+                for library in libraries:
                     out = Path(folder) / f"{library}.npz"
                     command = [sys.executable, __file__, "--threads", str(arguments.threads)]
                     done = subprocess.run(
                         [*command, "--child", library, name, str(out)],
                         check=True,
-                        capture_output=True,
+                        stdout=subprocess.PIPE,
                         text=True,
+                        env=environment,
                     )
                     results[library].append(json.loads(done.stdout.splitlines()[-1]))
-            gradients = {library: dict(np.load(Path(folder) / f"{library}.npz")) for library in LIBRARIES}
-        table = Table(title=title, title_justify="left")
-        for column in (
-            "library",
-            "ms a meta-step",
-            "times as long",
-            "GFLOP/s",
-            "of the rate",
-            "extra memory",
-            "difference",
-        ):
-            table.add_column(column, justify="left" if column == "library" else "right")
-        ours = statistics.median(result["seconds"] for result in results["tasklore"])
-        flops = results["tasklore"][0]["flops"]
-        for library in LIBRARIES:
-            seconds = statistics.median(result["seconds"] for result in results[library])
-            memory = statistics.median(result["memory"] for result in results[library])
-            off = max(
-                float(np.abs(gradients[library][key] - gradients["higher"][key]).max())
-                / max(1e-12, float(np.abs(gradients["higher"][key]).max()))
-                for key in gradients["higher"]
+            gradients = {library: dict(np.load(Path(folder) / f"{library}.npz")) for library in libraries}
+        console.print(table(PROBLEMS[name], results, gradients, rate, 1e-2 if "conv" in name else 1e-4))
+
+
+def table(
+    title: str,
+    results: dict[str, list[dict[str, float]]],
+    gradients: dict[str, dict[str, np.ndarray]],
+    rate: float,
+    tolerance: float,
+) -> Table:
+    """Return one problem's comparison; ends the program if a library computes something else."""
+    grid = Table(title=title, title_justify="left")
+    columns = ("library", "ms a meta-step", "times as long", "GFLOP/s", "of the rate", "extra memory")
+    for column in (*columns, "difference", "first step"):
+        grid.add_column(column, justify="left" if column == "library" else "right")
+
+    def median(library: str, what: str) -> float:
+        return statistics.median(result[what] for result in results[library])
+
+    def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+        largest = {key: max(1e-12, float(np.abs(value).max())) for key, value in other.items()}
+        return max(float(np.abs(one[key] - other[key]).max()) / largest[key] for key in other)
+
+    for library in results:
+        seconds, off = median(library, "seconds"), apart(gradients[library], gradients["higher"])
+        if off > tolerance:
+            raise SystemExit(
+                f"{library} computes another meta-gradient on {title}: relative difference {off:.1e}"
             )
-            if off > 1e-4 * (100 if name == "conv4" else 1):
-                raise SystemExit(
-                    f"{library} computes another meta-gradient on {title}: relative difference {off:.1e}"
-                )
-            achieved = flops / seconds
-            table.add_row(
-                library,
-                f"{1e3 * seconds:.1f}",
-                f"{seconds / ours:.2f}",
-                f"{achieved / 1e9:.1f}",
-                f"{100 * achieved / rate:.0f} %",
-                f"{memory:.0f} MiB",
-                f"{off:.0e}",
-            )
-        console.print(table)
+        achieved = median("tasklore", "flops") / seconds
+        grid.add_row(
+            library,
+            f"{1e3 * seconds:.1f}",
+            f"{seconds / median('tasklore', 'seconds'):.2f}",
+            f"{achieved / 1e9:.1f}",
+            f"{100 * achieved / rate:.0f} %",
+            f"{median(library, 'memory'):.0f} MiB",
+            f"{off:.0e}",
+            f"{median(library, 'first'):.1f} s",
+        )
+    return grid
 
 
 if __name__ == "__main__":

@@ -10,7 +10,16 @@ from tasklore.learners.base import Learner
 from tasklore.learners.gradient import MAML, FirstOrderMAML, ImplicitMAML, Reptile
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.learners.metric import Prototypes
-from tasklore.metagrad import Backprop, Compiled, Implicit, MetaGradient, Rule, TowardsAdapted, rule_for
+from tasklore.metagrad import (
+    Backprop,
+    Compiled,
+    Implicit,
+    MetaGradient,
+    Rule,
+    Threads,
+    TowardsAdapted,
+    rule_for,
+)
 from tasklore.nets import MLP
 from tasklore.tasks.source import TaskSource
 from tasklore.tasks.synthetic import SinusoidSource
@@ -37,6 +46,34 @@ def test_rules_keep_their_promises(
     passed = check_rule(rule(tasks_at_once), learner, source)
     assert passed[-1] == "descends"
     assert len(passed) == 8
+
+
+@pytest.mark.parametrize("n", [2, 3, 9])
+@pytest.mark.parametrize(
+    "learner",
+    [MAML(MLP((16,)), inner_steps=2), Reptile(MLP((16,)), step_size=0.01), ImplicitMAML(MLP((16,)))],
+)
+def test_threads_give_what_their_rule_gives(learner: Learner, n: int) -> None:
+    rule = rule_for(learner, 1, threads=n)
+    assert isinstance(rule, Threads)
+    assert len(check_rule(rule, learner)) == 8
+    before = torch.get_num_threads()
+    plain, parted = one_step(rule.rule, learner), one_step(rule, learner)
+    assert torch.get_num_threads() == before
+    assert parted.weight == plain.weight
+    torch.testing.assert_close(parted.losses, plain.losses, rtol=1e-5, atol=1e-6)
+    for name, total in plain.total.items():
+        torch.testing.assert_close(parted.total[name], total, rtol=1e-4, atol=1e-6)
+    again = one_step(rule, learner)
+    assert all(torch.equal(total, parted.total[name]) for name, total in again.total.items())
+
+
+def test_what_fails_in_a_thread_fails_here() -> None:
+    learner = ImplicitMAML(MLP((4,)))
+    before = torch.get_num_threads()
+    with pytest.raises(InvalidSetting, match="needs a learner that is pulled"):
+        one_step(Threads(Implicit(1), 2), MAML(learner.net))
+    assert torch.get_num_threads() == before
 
 
 def test_a_transform_gives_what_the_tape_gives() -> None:

@@ -101,16 +101,25 @@ def test_averaging_is_a_running_mean_of_the_params() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "chosen"),
+    ("seconds", "halved", "chosen"),
     [
-        ({1: 1.0, 4: 0.95, 16: 0.92}, 1),  # all about as fast: the least memory
-        ({1: 2.0, 4: 1.0, 16: 0.95}, 4),
-        ({1: 2.0, 4: 1.0, 16: 0.5}, 16),
-        ({1: 1.0, 4: 2.0, 16: 3.0}, 1),
+        ({1: 1.0, 4: 0.95, 16: 0.92}, 0.95, (1, 1)),  # all about as fast: the least memory
+        ({1: 2.0, 4: 1.0, 16: 0.95}, 1.0, (4, 1)),
+        ({1: 2.0, 4: 1.0, 16: 0.5}, 1.0, (16, 1)),
+        ({1: 1.0, 4: 2.0, 16: 3.0}, 0.7, (1, 2)),
+        ({1: 2.0, 4: 1.0, 16: 0.95}, 0.6, (4, 2)),
     ],
 )
-def test_the_least_memory_is_taken_of_what_is_about_as_fast(seconds: dict[int, float], chosen: int) -> None:
-    assert fastest(16, seconds.__getitem__) == chosen
+def test_the_least_memory_is_taken_of_what_is_about_as_fast(
+    seconds: dict[int, float], halved: float, chosen: tuple[int, int]
+) -> None:
+    """``halved`` is the factor that a second thread puts on the time."""
+
+    def taken(tasks_at_once: int, threads: int) -> float:
+        return seconds[tasks_at_once] * (halved if threads == 2 else 1.0)
+
+    assert fastest(16, 2, taken) == chosen
+    assert fastest(16, 1, taken) == (chosen[0], 1)
 
 
 def test_pretraining_on_the_pool_is_a_better_start_than_chance(digits: Splits) -> None:

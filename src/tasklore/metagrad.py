@@ -7,7 +7,9 @@ machines, clipping or noise per task) can combine sums before dividing.
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +29,7 @@ __all__ = [
     "Implicit",
     "MetaGradient",
     "Rule",
+    "Threads",
     "TowardsAdapted",
     "adapt_tasks",
     "conjugate_gradients",
@@ -55,6 +58,15 @@ class MetaGradient(NamedTuple):
     total: Params
     weight: float
     losses: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence["MetaGradient"]) -> "MetaGradient":
+        """Add up what rules gave for parts of a stack, in this order; losses stand side by side."""
+        total: Params | None = None
+        for part in parts:
+            total = _add(total, part.total)
+        losses = torch.cat([part.losses for part in parts])
+        return cls(total or {}, math.fsum(part.weight for part in parts), losses)
 
 
 class Rule(abc.ABC):
@@ -208,6 +220,42 @@ class Implicit(Rule):
 
 
 @dataclass(frozen=True)
+class Threads(Rule):
+    """Another rule on several parts of the stack at the same time, a thread of one core each.
+
+    Large convolutions on few images leave the second core waiting at every operation; a task on each core
+    does not. Sums are added in the order of the tasks, whichever thread is done first.
+
+    Parameters
+    ----------
+    rule : Rule
+    n : int
+        Threads; memory grows with them.
+    """
+
+    rule: Rule
+    n: int
+
+    def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
+        size = -(-len(context.key) // self.n)
+
+        def work(part: tuple[Episode, Tensor]) -> MetaGradient:
+            torch.set_num_threads(1)
+            return self.rule(learner, params, part[0], dataclasses.replace(context, key=part[1]))
+
+        before = torch.get_num_threads()
+        try:
+            return MetaGradient.joined(list(_threads(self.n).map(work, _chunks(episodes, context.key, size))))
+        finally:
+            torch.set_num_threads(before)
+
+
+@functools.lru_cache(maxsize=4)
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, thread_name_prefix="tasklore-rule")
+
+
+@dataclass(frozen=True)
 class Compiled(Rule):
     """Another rule, the whole of it as one compiled graph: adaptation, prediction and all derivatives.
 
@@ -297,7 +345,7 @@ def _dot(one: Params, other: Params) -> Tensor:
     return torch.stack([(tensor * other[name]).sum() for name, tensor in one.items()]).sum()
 
 
-def rule_for(learner: Learner, tasks_at_once: int, *, compiled: bool = False) -> Rule:
+def rule_for(learner: Learner, tasks_at_once: int, *, threads: int = 1, compiled: bool = False) -> Rule:
     """Return the rule that ``learner`` asks for.
 
     Parameters
@@ -305,6 +353,8 @@ def rule_for(learner: Learner, tasks_at_once: int, *, compiled: bool = False) ->
     learner : Learner
     tasks_at_once : int
         See :class:`Backprop`.
+    threads : int
+        More than one: that many parts of the stack at the same time, see :class:`Threads`.
     compiled : bool
         Whether as one graph, see :class:`Compiled`.
     """
@@ -314,7 +364,8 @@ def rule_for(learner: Learner, tasks_at_once: int, *, compiled: bool = False) ->
         "towards_adapted": TowardsAdapted(size),
         "implicit": Implicit(size),
     }
-    return Compiled(rules[learner.rule]) if compiled else rules[learner.rule]
+    rule = Compiled(rules[learner.rule]) if compiled else rules[learner.rule]
+    return Threads(rule, threads) if threads > 1 else rule
 
 
 class AdaptedTasks(NamedTuple):

@@ -177,7 +177,8 @@ class Conv4(Net):
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
-        x, used = inputs.x, dict[str, Tensor]()
+        x = inputs.x
+        used: Params = {}
         share = inputs.mask / inputs.mask.sum()  # (n,): what each image weighs in a mean; nothing for padding
         for i in range(self.blocks):
             smaller = self._halved(tuple(x.shape[-2:])) != tuple(x.shape[-2:])

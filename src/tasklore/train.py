@@ -84,8 +84,9 @@ class TrainSettings:
         Updates of plain training, if that is the start.
     execution : {"auto", "vectorised", "loop", "compiled"}
         Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is
-        faster: these two, or four at a time. Compiled, all at once as one graph, small networks are several
-        times faster still, after a minute of preparation; see :class:`~tasklore.metagrad.Compiled`.
+        faster: these two, or four at a time, in one thread or in one for each core. Compiled, all at once as
+        one graph, small networks are several times faster still, after a minute of preparation; see
+        :class:`~tasklore.metagrad.Compiled`.
     seed : int
         Names all random draws.
     """
@@ -163,6 +164,8 @@ class MetaState:
         Mean training loss of the last finished round.
     tasks_at_once : int
         The execution chosen; 0 before the first step.
+    parts : int
+        Of a meta-update, that run at the same time, a thread each.
     threads : int
         torch threads of the run; other numbers sum in another order.
     started_from : str
@@ -180,6 +183,7 @@ class MetaState:
     losses: tuple[float, ...] = ()
     loss: float | None = None
     tasks_at_once: int = 0
+    parts: int = 1
     threads: int = dataclasses.field(default_factory=torch.get_num_threads)
     started_from: str = "random"
 
@@ -336,7 +340,8 @@ def step(
         A loss or the meta-gradient is not finite; the message names the tasks.
     """
     context = Context(spec, keys, state.step, training=True)
-    rule = rule_for(learner, max(1, state.tasks_at_once), compiled=settings.execution == "compiled")
+    compiled = settings.execution == "compiled"
+    rule = rule_for(learner, max(1, state.tasks_at_once), threads=state.parts, compiled=compiled)
     found = rule(learner, state.params, episodes, context)
     gradient = {name: total / found.weight for name, total in found.total.items()}
     # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
@@ -406,9 +411,8 @@ def fit(
     while state.step < rounds * settings.steps:
         episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
         if state.tasks_at_once == 0:
-            state = dataclasses.replace(
-                state, tasks_at_once=_choose(learner, state, source.spec, episodes, keys, settings)
-            )
+            at_once, parts = _choose(learner, state, source.spec, episodes, keys, settings)
+            state = dataclasses.replace(state, tasks_at_once=at_once, parts=parts)
         state = step(learner, state, source.spec, episodes, keys, settings)
         yield state
 
@@ -420,41 +424,46 @@ def _choose(
     episodes: Episode,
     keys: Tensor,
     settings: TrainSettings,
-) -> int:
-    """Return how many tasks to run at once; ``"auto"`` measures on this very step."""
-    if settings.execution == "loop" or settings.n_tasks == 1 or not learner.tags.vectorises:
-        return 1
+) -> tuple[int, int]:
+    """Return how many tasks to run at once, in how many threads; ``"auto"`` measures on this very step."""
+    if settings.execution == "loop" or settings.n_tasks == 1:
+        return 1, 1
     if settings.execution in ("vectorised", "compiled"):
-        return settings.n_tasks
+        return (settings.n_tasks, 1) if learner.tags.vectorises else (1, 1)
 
-    def seconds(tasks_at_once: int) -> float:
-        trial = dataclasses.replace(state, tasks_at_once=tasks_at_once)
+    def seconds(tasks_at_once: int, parts: int = 1) -> float:
+        trial = dataclasses.replace(state, tasks_at_once=tasks_at_once, parts=parts)
         step(learner, trial, spec, episodes, keys, settings)  # the first run pays for warming up
         started = time.perf_counter()
         step(learner, trial, spec, episodes, keys, settings)
         return time.perf_counter() - started
 
-    return fastest(settings.n_tasks, seconds)
+    parts = min(torch.get_num_threads(), settings.n_tasks)
+    return fastest(settings.n_tasks if learner.tags.vectorises else 1, parts, seconds)
 
 
-def fastest(n_tasks: int, seconds: Callable[[int], float]) -> int:
-    """Return how many of ``n_tasks`` tasks to run at once: one, four or all.
+def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
+    """Return how many of ``n_tasks`` tasks to run at once, one, four or all, and in how many threads.
 
-    Memory grows with the number, so a larger one is tried only while the last enlargement paid.
+    Memory grows with both, so more is tried only while the last enlargement paid.
 
     Parameters
     ----------
     n_tasks : int
-    seconds : callable
-        Measures how long a step takes with so many at once.
+    threads : int
+        Most parts that may run at the same time, each on a core of its own.
+    seconds : callable (tasks at once, threads)
+        Measures how long a step takes so.
     """
-    chosen, shortest = 1, seconds(1)
+    chosen, shortest = 1, seconds(1, 1)
     for size in sorted({min(4, n_tasks), n_tasks} - {1}):
-        taken = seconds(size)
+        taken = seconds(size, 1)
         if taken * ABOUT_AS_FAST > shortest:
             break
         chosen, shortest = size, taken
-    return chosen
+    if threads > 1 and seconds(chosen, threads) * ABOUT_AS_FAST < shortest:
+        return chosen, threads
+    return chosen, 1
 
 
 def pretrain(
