@@ -24,7 +24,7 @@ def test_independent_errors_are_averaged() -> None:
     assert weights.sum() == pytest.approx(1.0)
     assert (weights >= 0).all()
     assert weights[4] == 0.0
-    np.testing.assert_allclose(weights[:4], 0.25, atol=0.1)
+    np.testing.assert_allclose(weights[:4], 0.25, atol=0.15)  # a fifth goes by rank
     blended = one_minus_r2(y, np.tensordot(weights, predictions, 1))
     assert blended < 0.5 * min(one_minus_r2(y, model) for model in predictions)
 

@@ -2,7 +2,8 @@
 
 Models are added one at a time, with replacement, each time the one that lowers the loss of the mean
 prediction most. On few rows such a choice fits chance, so it is made among the best models only, it is
-repeated on halves of the rows and averaged, and the best single model is taken where the blend is no better.
+repeated on halves of the rows and averaged, a part of the weight goes to the best models by rank alone, and
+the best single model is taken where the blend is no better.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +16,18 @@ from .pipelines import Kind
 
 __all__ = ["select"]
 
+BY_RANK = 0.2  # share of the weight that the best models get for their rank alone
+MOST_RANKED = 10  # … the best ten, or a quarter of them if there are fewer than forty
+BAGGED_ROWS = 100_000  # of all bags together
+
 
 def select(
     predictions: np.ndarray,
     y: np.ndarray,
     kind: Kind,
     *,
-    n_steps: int = 30,
-    n_bags: int = 5,
+    n_steps: int = 15,
+    n_bags: int = 20,
     n_nearest: int = 20,
     metric: Metric | None = None,
     row_weights: np.ndarray | None = None,
@@ -41,7 +46,8 @@ def select(
     n_steps : int
         Models that are added, the same one several times perhaps.
     n_bags : int
-        Halves of the rows that the choice is repeated on; fewer than 2 uses all rows once.
+        Halves of the rows that the choice is repeated on, from 5,000 rows on fewer of them, but five at
+        least; fewer than 2 uses all rows once, and gives nothing for ranks.
     n_nearest : int
         Only so many of the best models are candidates.
     metric : Metric, optional
@@ -65,12 +71,13 @@ def select(
     by_loss = metric is None or metric.is_default
     loss = LOSSES[kind] if metric is None or metric.is_default else metric.loss
     if not by_loss:
-        n_steps, n_bags = n_steps // 2, 0  # each step costs more
+        n_bags = 0  # each step costs more
     single = np.array([loss(y, predictions[model], row_weights) for model in whole])
     nearest = whole[np.argsort(single, kind="stable")[:n_nearest]]
     pool = np.asarray(predictions[nearest], dtype=np.float64)
     rng = np.random.default_rng(random_state)
     n_rows = len(y)
+    n_bags = min(n_bags, max(5, BAGGED_ROWS // n_rows))
     bags: Sequence[np.ndarray] = [
         np.sort(rng.permutation(n_rows)[: max(1, n_rows // 2)]) for _ in range(n_bags)
     ]
@@ -85,6 +92,10 @@ def select(
             counts += _greedy_by(pool[:, rows], y[rows], loss, n_steps, some)
     weights = np.zeros(len(predictions))
     weights[nearest] = counts / np.sum(counts)
+    if n_bags >= 2:
+        falling = np.arange(min(MOST_RANKED, -(-len(whole) // 4)), 0, -1.0)
+        weights *= 1 - BY_RANK
+        weights[nearest[: len(falling)]] += BY_RANK * falling / falling.sum()
     # What the blend gains must exceed what chance gives on so many rows; else the best model stays alone.
     blend = np.tensordot(weights, np.nan_to_num(predictions), 1)
     if loss(y, blend, row_weights) >= single.min():
