@@ -22,7 +22,7 @@ from .learners.gradient import GradientLearner
 from .loop import Outcome, Stop, Tasks, Watch, run
 from .registry import learners, sources
 from .tasks.source import Collection, Splits, TaskSource
-from .train import GradientTrainer, MetaState, Prior, TrainSettings, pretrain
+from .train import Around, GradientTrainer, MetaState, Prior, TrainSettings, pretrain
 from .types import Params, TaskSpec
 from .workspace import Workspace
 
@@ -235,6 +235,7 @@ def meta_train(
     *,
     run_id: str | None = None,
     watch: Watch | None = None,
+    around: Around | None = None,
 ) -> Trained:
     """Run the loop of an experiment; the test tasks are not looked at.
 
@@ -243,11 +244,12 @@ def meta_train(
     experiment : Experiment
     splits : Splits
         Its tasks.
-    folder, store, artifacts, run_id, watch
+    folder, store, artifacts, run_id, watch, around
         See :func:`conduct`.
     """
     name = sources.name_of(type(experiment.tasks))
-    trainer = GradientTrainer(experiment.learner, experiment.train, splits.train.spec, splits.train.scaling)
+    spec, scaling = splits.train.spec, splits.train.scaling
+    trainer = GradientTrainer(experiment.learner, experiment.train, spec, scaling, around=around)
     workspace = Workspace(
         folder,
         store,
@@ -272,6 +274,7 @@ def conduct(
     run_id: str | None = None,
     watch: Watch | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
+    around: Around | None = None,
 ) -> Findings:
     """Carry out an experiment: the loop, then the comparison on the test tasks.
 
@@ -289,11 +292,15 @@ def conduct(
         Shows the progress of the loop.
     on_progress : callable (method, tasks done, tasks in all), optional
         Shows the progress of the comparison.
+    around : callable, optional
+        Lets meta-steps run elsewhere, see :mod:`tasklore.runners.rules`.
     """
     started = time.monotonic()
     splits = experiment.tasks.splits()
     name = sources.name_of(type(experiment.tasks))
-    trained = meta_train(experiment, splits, folder, store, artifacts, run_id=run_id, watch=watch)
+    trained = meta_train(
+        experiment, splits, folder, store, artifacts, run_id=run_id, watch=watch, around=around
+    )
     workspace, outcome, prior = trained.workspace, trained.outcome, trained.prior
     methods = {learners.name_of(type(prior.learner)): (prior.learner, prior.params)}
     if experiment.test.baselines:

@@ -33,6 +33,7 @@ __all__ = [
     "TowardsAdapted",
     "adapt_tasks",
     "conjugate_gradients",
+    "parts_of",
     "predict_tasks",
     "rule_for",
 ]
@@ -237,15 +238,14 @@ class Threads(Rule):
     n: int
 
     def __call__(self, learner: Learner, params: Params, episodes: Episode, context: Context) -> MetaGradient:
-        size = -(-len(context.key) // self.n)
-
         def work(part: tuple[Episode, Tensor]) -> MetaGradient:
             torch.set_num_threads(1)
             return self.rule(learner, params, part[0], dataclasses.replace(context, key=part[1]))
 
         before = torch.get_num_threads()
         try:
-            return MetaGradient.joined(list(_threads(self.n).map(work, _chunks(episodes, context.key, size))))
+            parts = parts_of(episodes, context.key, self.n)
+            return MetaGradient.joined(list(_threads(self.n).map(work, parts)))
         finally:
             torch.set_num_threads(before)
 
@@ -432,6 +432,11 @@ def _chunks(first: Tree, second: OtherTree, size: int) -> Iterator[tuple[Tree, O
     n_tasks = len(tree_leaves(second)[0])
     for start in range(0, n_tasks, size):
         yield tree_map(lambda tensor, start=start: tensor[start : start + size], (first, second))
+
+
+def parts_of(episodes: Episode, keys: Tensor, n: int) -> Iterator[tuple[Episode, Tensor]]:
+    """Cut a stack of tasks and their keys into at most ``n`` parts of about equal length, in order."""
+    return _chunks(episodes, keys, -(-len(keys) // n))
 
 
 def _map_tasks(function: Callable[[Tree, OtherTree], Result], first: Tree, second: OtherTree) -> Result:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Generator, Tensor
@@ -20,7 +20,7 @@ from .config import from_settings, to_settings
 from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .learners.base import Learner
-from .metagrad import AdaptedTasks, MetaGradient, adapt_tasks, predict_tasks, rule_for
+from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
 from .registry import learners
 from .scores import Score
@@ -29,6 +29,7 @@ from .tasks.source import TaskSource, task_rng
 from .types import Batch, Context, Episode, Params, TaskSpec
 
 __all__ = [
+    "Around",
     "GradientTrainer",
     "MetaState",
     "Prior",
@@ -40,6 +41,9 @@ __all__ = [
     "step",
 ]
 
+
+Around: TypeAlias = Callable[[Rule], Rule]
+"""Puts a rule around another one."""
 
 ABOUT_AS_FAST = 1.1
 """Up to this factor a step counts as about as fast as another."""
@@ -320,6 +324,7 @@ def step(
     episodes: Episode,
     keys: Tensor,
     settings: TrainSettings,
+    around: Around | None = None,
 ) -> MetaState:
     """Return the state after one meta-update.
 
@@ -333,6 +338,8 @@ def step(
         Stacked.
     keys : Tensor, shape (t,)
     settings : TrainSettings
+    around : callable, optional
+        Puts a rule around the learner's, see :mod:`tasklore.runners.rules`.
 
     Raises
     ------
@@ -342,7 +349,7 @@ def step(
     context = Context(spec, keys, state.step, training=True)
     compiled = settings.execution == "compiled"
     rule = rule_for(learner, max(1, state.tasks_at_once), threads=state.parts, compiled=compiled)
-    found = rule(learner, state.params, episodes, context)
+    found = (around(rule) if around else rule)(learner, state.params, episodes, context)
     gradient = {name: total / found.weight for name, total in found.total.items()}
     # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
     norms = [gradient[name].norm() for name in sorted(gradient)]
@@ -375,7 +382,11 @@ def _failure(found: MetaGradient, step: int, settings: TrainSettings) -> Numeric
 
 
 def fit(
-    learner: Learner, source: TaskSource, settings: TrainSettings, state: MetaState | None = None
+    learner: Learner,
+    source: TaskSource,
+    settings: TrainSettings,
+    state: MetaState | None = None,
+    around: Around | None = None,
 ) -> Iterator[MetaState]:
     """Meta-train for the rest of a round, yielding the state after each step.
 
@@ -387,6 +398,8 @@ def fit(
     settings : TrainSettings
     state : MetaState, optional
         Where to go on; by default a fresh start.
+    around : callable, optional
+        Puts a rule around the learner's, see :mod:`tasklore.runners.rules`.
 
     Yields
     ------
@@ -411,9 +424,9 @@ def fit(
     while state.step < rounds * settings.steps:
         episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
         if state.tasks_at_once == 0:
-            at_once, parts = _choose(learner, state, source.spec, episodes, keys, settings)
+            at_once, parts = _choose(learner, state, source.spec, episodes, keys, settings, around)
             state = dataclasses.replace(state, tasks_at_once=at_once, parts=parts)
-        state = step(learner, state, source.spec, episodes, keys, settings)
+        state = step(learner, state, source.spec, episodes, keys, settings, around)
         yield state
 
 
@@ -424,6 +437,7 @@ def _choose(
     episodes: Episode,
     keys: Tensor,
     settings: TrainSettings,
+    around: Around | None,
 ) -> tuple[int, int]:
     """Return how many tasks to run at once, in how many threads; ``"auto"`` measures on this very step."""
     if settings.execution == "loop" or settings.n_tasks == 1:
@@ -433,12 +447,12 @@ def _choose(
 
     def seconds(tasks_at_once: int, parts: int = 1) -> float:
         trial = dataclasses.replace(state, tasks_at_once=tasks_at_once, parts=parts)
-        step(learner, trial, spec, episodes, keys, settings)  # the first run pays for warming up
+        step(learner, trial, spec, episodes, keys, settings, around)  # the first run pays for warming up
         started = time.perf_counter()
-        step(learner, trial, spec, episodes, keys, settings)
+        step(learner, trial, spec, episodes, keys, settings, around)
         return time.perf_counter() - started
 
-    parts = min(torch.get_num_threads(), settings.n_tasks)
+    parts = 1 if around else min(torch.get_num_threads(), settings.n_tasks)  # others have one core each
     return fastest(settings.n_tasks if learner.tags.vectorises else 1, parts, seconds)
 
 
@@ -537,12 +551,16 @@ class GradientTrainer:
         Of the past tasks.
     scaling : Scaling
         Of the past tasks.
+    around : callable, optional
+        Puts a rule around the learner's, so that meta-steps run elsewhere, see
+        :mod:`tasklore.runners.rules`.
     """
 
     learner: Learner
     settings: TrainSettings
     spec: TaskSpec
     scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
+    around: Around | None = dataclasses.field(default=None, kw_only=True)
 
     def initialise(self, past: TaskSource, prior: "Prior | None") -> MetaState:
         """Return a state with params from a prior, from plain training on the pool, or fresh."""
@@ -556,7 +574,7 @@ class GradientTrainer:
 
     def learn(self, state: MetaState, past: TaskSource) -> Iterator[MetaState]:
         """Meta-train for the rest of a round, see :func:`fit`."""
-        return fit(self.learner, past, self.settings, state)
+        return fit(self.learner, past, self.settings, state, self.around)
 
     def unseen(self, new: TaskSource) -> Iterator[tuple[tuple[Batch, Tensor, TaskSpec], Batch]]:
         """Draw the validation tasks, the same after every round: what to adapt to, and what to judge on."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Generator
@@ -17,6 +18,7 @@ from .lore import STORE_HELP
 if TYPE_CHECKING:
     from ..experience import ExperienceStore
     from ..experiment import Experiment, Findings
+    from ..train import Around
     from .show import Display
 
 __all__ = ["conducted", "evaluate", "resumable", "run"]
@@ -27,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Plugin = Annotated[Path | None, typer.Option("--plugin", help=PLUGIN_HELP, exists=True, dir_okay=False)]
 
 
-def run(
+def run(  # noqa: PLR0913 - options of a command
     file: Annotated[Path, typer.Argument(help="A TOML file: [tasks] [learner] [net] [train] [stop] [test].")],
     folder: Annotated[
         Path | None, typer.Option(help="Of this run; an unfinished run in it is continued.")
@@ -38,12 +40,20 @@ def run(
         Path | None, typer.Option(help="Where the HTML report goes; into the folder by default.")
     ] = None,
     plugin: Plugin = None,
+    workers: Annotated[int, typer.Option(help="Parts of a meta-step, with --ray.", min=1)] = 2,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Meta-learn on a Ray cluster, started on this machine.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Meta-learn on this Ray cluster, HOST:PORT or auto, instead.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Carry out the run that FILE describes, or continue it: meta-learn, compare with the baselines, report.
 
     A run that is stopped, by Ctrl-C or by force, goes on where it was when the same command is given again.
+    Under torchrun, every process computes a part of each meta-step.
     """
     from ..experience import open_store, user_folder
     from ..experiment import Experiment
@@ -61,11 +71,15 @@ def run(
     silent = quiet or as_json
     console = Console(quiet=silent)
     place = folder or user_folder() / "runs" / file.stem
-    with open_store(store) as opened:
+    with contextlib.ExitStack() as leaving:
+        around = _around(leaving, workers if ray or ray_address else 0, ray_address)
+        if around is None and _in_torchrun():
+            return  # this process has worked for the first one
+        opened = leaving.enter_context(open_store(store))
         with resumable(f"saved in {place}; to go on where it was, give the same command again:"):
             name = sources.name_of(type(experiment.tasks))
             display = Display(experiment, f"{name}, training", f"{name}, validation", console, silent)
-            findings = conducted(experiment, place, opened, display)
+            findings = conducted(experiment, place, opened, display, around)
         written = write_report(findings, report or place / "report.html")
     _tell(findings, written, quiet, as_json)
 
@@ -119,8 +133,32 @@ def evaluate(
     Console().print(table)
 
 
+def _around(leaving: contextlib.ExitStack, n_workers: int, address: str | None) -> "Around | None":
+    """Return what lets meta-steps run on a cluster, or on the processes of torchrun; by default nothing."""
+    if n_workers:
+        from ..runners.ray import join
+        from ..runners.rules import OnCluster
+
+        cluster = leaving.enter_context(join(address, n_cpus=n_workers))
+        return lambda rule: OnCluster(rule, cluster, n_workers)
+    if _in_torchrun():
+        from ..runners.rules import group
+
+        processes = leaving.enter_context(group())
+        return None if processes is None else processes.around
+    return None
+
+
+def _in_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def conducted(
-    experiment: "Experiment", folder: Path, store: "ExperienceStore", display: "Display"
+    experiment: "Experiment",
+    folder: Path,
+    store: "ExperienceStore",
+    display: "Display",
+    around: "Around | None" = None,
 ) -> "Findings":
     """Carry out an experiment under a progress display."""
     from ..experience import user_folder
@@ -134,6 +172,7 @@ def conducted(
             user_folder() / "artifacts",
             watch=display,
             on_progress=display.compared,
+            around=around,
         )
 
 
