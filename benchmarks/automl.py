@@ -173,6 +173,29 @@ def summary(results: list[dict[str, Any]], budget: float) -> Table:
     return grid
 
 
+def per_table(results: list[dict[str, Any]]) -> str:
+    """Return the losses of every system on every table, as Markdown; the least of each table in bold."""
+    systems = [system for system in SYSTEMS if any(r["system"] == system for r in results)]
+    rows = ["| table | trivial | " + " | ".join(systems) + " |", "|---|" + "---|" * (len(systems) + 1)]
+    by_table: dict[str, dict[str, dict[str, Any]]] = {}
+    for result in results:
+        by_table.setdefault(result["table"], {})[result["system"]] = result
+    for name, found in sorted(by_table.items()):
+        losses = {system: found[system].get("loss", np.inf) for system in systems if system in found}
+        best = min(losses.values())
+        cells = [
+            ""
+            if system not in losses
+            else f"**{loss:.4f}**"
+            if (loss := losses[system]) == best
+            else f"{loss:.4f}"
+            for system in systems
+        ]
+        trivial = next(iter(found.values()))["trivial"]
+        rows.append(f"| {name.replace('_', ' ')} | {trivial:.4f} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Run what is missing, and print the comparison."""
     parser = argparse.ArgumentParser(
@@ -185,6 +208,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=HERE / "results" / "automl")
+    parser.add_argument("--each", action="store_true", help="print the losses on every table as well")
     arguments = parser.parse_args()
     console = Console(width=130)
     cache = arguments.folder / "priors"
@@ -205,6 +229,8 @@ def main() -> None:
                 )
             results.append(json.loads(path.read_text()))
     console.print(summary(results, arguments.budget))
+    if arguments.each:
+        print(per_table(results))
 
 
 if __name__ == "__main__":

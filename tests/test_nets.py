@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasklore.errors import InvalidData, InvalidSetting
-from tasklore.nets import MLP, Conv4, Identity, ModuleNet
+from tasklore.nets import MLP, Conv4, Identity, ModuleNet, ResNet12
 from tasklore.types import Inputs, Params
 
 
@@ -49,6 +49,70 @@ def test_conv4_equals_the_usual_order_of_layers(halving: str, channels: int) -> 
         for out, p in zip((ours, theirs), leaves, strict=True)
     ]
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*slopes, strict=True))
+
+
+class Residual(nn.Module):
+    """A block of ResNet-12 in torch's own layers."""
+
+    def __init__(self, n_in: int, width: int) -> None:
+        super().__init__()
+        sizes = [(n_in, 3), (width, 3), (width, 3), (n_in, 1)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(source, width, side, padding=side // 2, bias=False) for source, side in sizes
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, track_running_stats=False) for _ in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.norms[3](self.convolutions[3](x))
+        for j in range(3):
+            x = self.norms[j](self.convolutions[j](x))
+            x = F.leaky_relu(x if j < 2 else x + shortcut, 0.1)
+        return F.max_pool2d(x, 2) if min(x.shape[-2:]) >= 2 else x
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resnet12_equals_the_usual_order_of_layers(channels: int) -> None:
+    net = ResNet12((4, 6, 5, 7))
+    generator = torch.Generator().manual_seed(5)
+    params = net.init((channels, 12, 12), 5, generator)
+    params = {n: w + 0.3 * torch.randn(w.shape, generator=generator) for n, w in params.items()}
+    params = {name: weight.double().requires_grad_() for name, weight in params.items()}
+    blocks = nn.Sequential(*(Residual(n, w) for n, w in ((channels, 4), (4, 6), (6, 5), (5, 7)))).double()
+    names = ("conv0", "conv1", "conv2", "shortcut")
+    with torch.no_grad():
+        for i, block in enumerate(blocks):
+            for place, name in enumerate(names):
+                block.convolutions[place].weight.copy_(params[f"block{i}.{name}.weight"])
+                block.norms[place].weight.copy_(params[f"block{i}.{name}.scale"])
+                block.norms[place].bias.copy_(params[f"block{i}.{name}.shift"])
+    x = images(6, channels)
+    ours, used = net.apply(params, Inputs(x, torch.ones(6, dtype=torch.float64)))
+    features = blocks(x).mean((2, 3))
+    theirs = F.linear(features, params["head.weight"], params["head.bias"])
+    assert torch.allclose(ours, theirs, atol=1e-9)
+    mine = torch.autograd.grad((ours**2).sum(), params["block0.conv0.weight"])[0]
+    (theirs**2).sum().backward()
+    assert torch.allclose(mine, blocks[0].convolutions[0].weight.grad, atol=1e-7)
+    # Padding has no part, and queries can be treated as the support was.
+    padded = Inputs(
+        torch.cat([x, 9 * torch.ones_like(x[:2])]), torch.tensor([1.0] * 6 + [0.0] * 2, dtype=torch.float64)
+    )
+    assert torch.allclose(net.apply(params, padded)[0][:6], ours, atol=1e-9)
+    one = Inputs(x[:1], torch.ones(1, dtype=torch.float64))
+    assert torch.allclose(net.apply(params, one, used)[0], ours[:1], atol=1e-9)
+    assert net.output_layer(params) == {"head.weight", "head.bias"}
+
+
+def test_resnet12_gives_as_many_features_as_its_last_block_has_channels() -> None:
+    net = ResNet12()
+    params = net.init((3, 32, 32), None, torch.Generator().manual_seed(0))
+    assert (
+        sum(weight.numel() for weight in params.values()) == 12_424_320
+    )  # 9ab + 18b² + ab weights and 8b scales and shifts of each block
+    with pytest.raises(InvalidData, match="ResNet12 needs images"):
+        net.init((8,), 5, torch.Generator())
+    with pytest.raises(InvalidSetting, match="at least one positive number"):
+        ResNet12(())
 
 
 @pytest.mark.parametrize("halving", ["pool", "stride"])

@@ -20,9 +20,10 @@ from .errors import InvalidData, InvalidSetting
 from .registry import nets
 from .types import Inputs, Params
 
-__all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net"]
+__all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net", "ResNet12"]
 
 EPS = 1e-5
+SLOPE = 0.1  # of the leaky ReLU in residual blocks
 SMALL_PATCH = 32  # values under a 3×3 window up to which their covariance is cheap
 
 
@@ -209,6 +210,91 @@ class Conv4(Net):
         if min(size) < 2:
             return size
         return tuple(s // 2 if self.halving == "pool" else (s + 1) // 2 for s in size)
+
+
+@nets.register("resnet12")
+@dataclass(frozen=True)
+class ResNet12(Net):
+    """Four residual blocks of three convolutions: the larger of the usual few-shot backbones.
+
+    A block is ``pool(a(f(x) + s(x)))``: ``f`` is three 3×3 convolutions, each normalised, with ``a`` (leaky
+    ReLU, slope 0.1) between them; ``s`` a normalised 1×1 convolution; and ``pool`` takes the largest of 2×2,
+    as long as there are so many. The features are the means over all positions.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels of each block; (64, 160, 320, 640) in MetaOptNet, (64, 128, 256, 512) in TADAM.
+
+    Notes
+    -----
+    Batch statistics as everywhere here, and no DropBlock: a mask that differs from step to step is noise in
+    every inner gradient.
+
+    References
+    ----------
+    Oreshkin, Rodríguez López, Lacoste: TADAM, NeurIPS 2018, section 3.2; Lee, Maji, Ravichandran, Soatto:
+    Meta-Learning with Differentiable Convex Optimization, CVPR 2019, section 4.1.
+    """
+
+    widths: tuple[int, ...] = (64, 160, 320, 640)
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1:
+            raise InvalidSetting(f"widths must name at least one positive number, got {self.widths}")
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        if len(input_shape) != 3:
+            raise InvalidData(
+                "ResNet12 needs images of shape (channels, height, width), "
+                f"got examples of shape {input_shape}"
+            )
+        params: Params = {}
+        n_in = input_shape[0]
+        for i, width in enumerate(self.widths):
+            for name, source, side in _layers(i, n_in, width):
+                spread = math.sqrt(2 / (1.01 * source * side**2))  # He et al. for this slope
+                params[f"{name}.weight"] = spread * torch.randn(
+                    width, source, side, side, generator=generator
+                )
+                params[f"{name}.scale"] = torch.ones(width)
+                params[f"{name}.shift"] = torch.zeros(width)
+            n_in = width
+        if n_outputs is not None:
+            params |= _linear("head", n_in, n_outputs, generator)
+        return params
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        x = inputs.x
+        share = inputs.mask / inputs.mask.sum()  # (n,): what each image weighs in a mean; nothing for padding
+        used: Params = {}
+
+        def layer(name: str, x: Tensor, padding: int) -> Tensor:
+            x = F.conv2d(x, params[f"{name}.weight"], padding=padding)
+            if statistics is None:
+                mean, variance = _moments(x, share)
+            else:
+                mean, variance = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
+            used[f"{name}.mean"], used[f"{name}.variance"] = mean, variance
+            factor = params[f"{name}.scale"] * torch.rsqrt(variance + EPS)
+            offset = params[f"{name}.shift"] - mean * factor
+            return torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1))
+
+        for i in range(len(self.widths)):
+            shortcut = layer(f"block{i}.shortcut", x, 0)
+            for j in range(3):
+                x = layer(f"block{i}.conv{j}", x, 1)
+                x = F.leaky_relu(x if j < 2 else x + shortcut, SLOPE)
+            x = F.max_pool2d(x, 2) if min(x.shape[-2:]) >= 2 else x
+        return _head(x.mean((2, 3)), params), used
+
+
+def _layers(block: int, n_in: int, width: int) -> list[tuple[str, int, int]]:
+    """Return the convolutions of a residual block: name, channels that it reads, side of its window."""
+    convolutions = [(f"block{block}.conv{j}", n_in if j == 0 else width, 3) for j in range(3)]
+    return [*convolutions, (f"block{block}.shortcut", n_in, 1)]
 
 
 @dataclass(frozen=True)
