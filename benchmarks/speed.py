@@ -36,9 +36,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasklore.learners.gradient import MAML
-from tasklore.metagrad import rule_for
+from tasklore.metagrad import fastest, rule_for
 from tasklore.nets import MLP, Conv4
-from tasklore.train import fastest
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
 PEERS = ("higher", "torchopt", "learn2learn")

@@ -1,5 +1,7 @@
 """The backbones against torch's own layers."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,7 +79,8 @@ def test_resnet12_equals_the_usual_order_of_layers(channels: int) -> None:
     params = net.init((channels, 12, 12), 5, generator)
     params = {n: w + 0.3 * torch.randn(w.shape, generator=generator) for n, w in params.items()}
     params = {name: weight.double().requires_grad_() for name, weight in params.items()}
-    blocks = nn.Sequential(*(Residual(n, w) for n, w in ((channels, 4), (4, 6), (6, 5), (5, 7)))).double()
+    blocks: Any = nn.Sequential(*(Residual(n, w) for n, w in ((channels, 4), (4, 6), (6, 5), (5, 7))))
+    blocks = blocks.double()
     names = ("conv0", "conv1", "conv2", "shortcut")
     with torch.no_grad():
         for i, block in enumerate(blocks):

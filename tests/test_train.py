@@ -14,6 +14,7 @@ from tasklore.evaluate import evaluate
 from tasklore.experiment import baselines
 from tasklore.learners.gradient import MAML, Reptile
 from tasklore.learners.metric import Prototypes
+from tasklore.metagrad import fastest
 from tasklore.nets import MLP, Conv4
 from tasklore.registry import sources
 from tasklore.scores import Score
@@ -24,7 +25,6 @@ from tasklore.train import (
     MetaState,
     Prior,
     TrainSettings,
-    fastest,
     fit,
     init,
     pretrain,

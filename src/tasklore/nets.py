@@ -20,7 +20,7 @@ from .errors import InvalidData, InvalidSetting
 from .registry import nets
 from .types import Inputs, Params
 
-__all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net", "ResNet12"]
+__all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net", "ResNet12", "fresh_head", "with_head"]
 
 EPS = 1e-5
 SLOPE = 0.1  # of the leaky ReLU in residual blocks
@@ -172,7 +172,7 @@ class Conv4(Net):
             params[f"block{i}.shift"] = torch.zeros(self.channels)
             size, n_in = self._halved(size), self.channels
         if n_outputs is not None:
-            params |= _linear("head", self.channels * math.prod(size), n_outputs, generator)
+            params |= fresh_head(self.channels * math.prod(size), n_outputs, generator)
         return params
 
     def apply(
@@ -204,7 +204,7 @@ class Conv4(Net):
             factor = scale.abs() * torch.rsqrt(variance + EPS)
             offset = params[f"block{i}.shift"] - mean * factor
             x = torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1)).relu()
-        return _head(x.flatten(1), params), used
+        return with_head(x.flatten(1), params), used
 
     def _halved(self, size: tuple[int, ...]) -> tuple[int, ...]:
         if min(size) < 2:
@@ -261,7 +261,7 @@ class ResNet12(Net):
                 params[f"{name}.shift"] = torch.zeros(width)
             n_in = width
         if n_outputs is not None:
-            params |= _linear("head", n_in, n_outputs, generator)
+            params |= fresh_head(n_in, n_outputs, generator)
         return params
 
     def apply(
@@ -288,7 +288,7 @@ class ResNet12(Net):
                 x = layer(f"block{i}.conv{j}", x, 1)
                 x = F.leaky_relu(x if j < 2 else x + shortcut, SLOPE)
             x = F.max_pool2d(x, 2) if min(x.shape[-2:]) >= 2 else x
-        return _head(x.mean((2, 3)), params), used
+        return with_head(x.mean((2, 3)), params), used
 
 
 def _layers(block: int, n_in: int, width: int) -> list[tuple[str, int, int]]:
@@ -330,7 +330,7 @@ class ModuleNet(Net):
         if n_outputs is not None:
             with torch.no_grad():
                 n_features = module(torch.zeros(2, *input_shape)).flatten(1).shape[1]
-            params |= _linear("head", n_features, n_outputs, generator)
+            params |= fresh_head(n_features, n_outputs, generator)
         return params
 
     def apply(
@@ -340,7 +340,7 @@ class ModuleNet(Net):
             module = self.build(tuple(inputs.x.shape[1:]))
         body = {name.removeprefix("body."): w for name, w in params.items() if name.startswith("body.")}
         x = torch.func.functional_call(module, body, (inputs.x,)).flatten(1)
-        return _head(x, params), {}
+        return with_head(x, params), {}
 
 
 def _linear(name: str, n_in: int, n_out: int, generator: Generator) -> Params:
@@ -351,7 +351,13 @@ def _linear(name: str, n_in: int, n_out: int, generator: Generator) -> Params:
     return {f"{name}.weight": weight, f"{name}.bias": bias}
 
 
-def _head(features: Tensor, params: Params) -> Tensor:
+def fresh_head(n_features: int, n_outputs: int, generator: Generator) -> Params:
+    """Return the weights of an output layer."""
+    return _linear("head", n_features, n_outputs, generator)
+
+
+def with_head(features: Tensor, params: Params) -> Tensor:
+    """Return the outputs, or the features where there is no output layer."""
     if "head.weight" not in params:
         return features
     return F.linear(features, params["head.weight"], params["head.bias"])

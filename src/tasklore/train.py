@@ -20,7 +20,7 @@ from .config import from_settings, to_settings
 from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .learners.base import Learner
-from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
+from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, fastest, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
 from .registry import learners
 from .scores import Score
@@ -34,7 +34,6 @@ __all__ = [
     "MetaState",
     "Prior",
     "TrainSettings",
-    "fastest",
     "fit",
     "init",
     "pretrain",
@@ -44,9 +43,6 @@ __all__ = [
 
 Around: TypeAlias = Callable[[Rule], Rule]
 """Puts a rule around another one."""
-
-ABOUT_AS_FAST = 1.1
-"""Up to this factor a step counts as about as fast as another."""
 
 LOWEST = 0.01
 """Share of the learning rate that is left at the end of a cosine schedule."""
@@ -454,30 +450,6 @@ def _choose(
 
     parts = 1 if around else min(torch.get_num_threads(), settings.n_tasks)  # others have one core each
     return fastest(settings.n_tasks if learner.tags.vectorises else 1, parts, seconds)
-
-
-def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
-    """Return how many of ``n_tasks`` tasks to run at once, one, four or all, and in how many threads.
-
-    Memory grows with both, so more is tried only while the last enlargement paid.
-
-    Parameters
-    ----------
-    n_tasks : int
-    threads : int
-        Most parts that may run at the same time, each on a core of its own.
-    seconds : callable (tasks at once, threads)
-        Measures how long a step takes so.
-    """
-    chosen, shortest = 1, seconds(1, 1)
-    for size in sorted({min(4, n_tasks), n_tasks} - {1}):
-        taken = seconds(size, 1)
-        if taken * ABOUT_AS_FAST > shortest:
-            break
-        chosen, shortest = size, taken
-    if threads > 1 and seconds(chosen, threads) * ABOUT_AS_FAST < shortest:
-        return chosen, threads
-    return chosen, 1
 
 
 def pretrain(

@@ -1,0 +1,214 @@
+"""Backbones that were trained elsewhere: any ``nn.Module``, or a model of Hugging Face or timm by its name.
+
+Frozen, such a network is a feature extractor, and what is meta-learned lies behind it; else its weights are
+where meta-learning starts. In both cases it stays in evaluation mode: dropout is off, and normalisation keeps
+the statistics that it came with, so that tasks do not share any through it.
+"""
+
+import abc
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from .errors import DownloadError, InvalidData, InvalidSetting, MissingDependency
+from .nets import Net, fresh_head, with_head
+from .registry import nets
+from .types import Inputs, Params
+
+__all__ = ["HuggingFace", "PretrainedModule", "PretrainedNet", "Timm"]
+
+BODY = "body."
+
+
+@dataclass(frozen=True)
+class PretrainedNet(Net):
+    """What all such backbones do; a subclass says where the module comes from.
+
+    Parameters
+    ----------
+    frozen : bool
+        Keep the weights as they are: then they are no params, and no part of a saved prior, which loads them
+        again from where they came.
+    """
+
+    frozen: bool = True
+
+    @abc.abstractmethod
+    def load(self) -> nn.Module:
+        """Return the module, from (n, *input_shape) to (n, ...); called once in a process."""
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return examples as the module wants them."""
+        return x
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        module = _loaded(self)
+        params: Params = {}
+        if not self.frozen:
+            params = {f"{BODY}{name}": weight.detach().clone() for name, weight in module.named_parameters()}
+        with torch.no_grad():
+            n_features = module(self.shown(torch.zeros(2, *input_shape))).flatten(1).shape[1]
+        return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        module, x = _loaded(self), self.shown(inputs.x)
+        if self.frozen:
+            with torch.no_grad():
+                features = module(x)
+        else:
+            body = {name.removeprefix(BODY): w for name, w in params.items() if name.startswith(BODY)}
+            features = torch.func.functional_call(module, body, (x,))
+        return with_head(features.flatten(1), params), {}
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(net: PretrainedNet) -> nn.Module:
+    return net.load().eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class PretrainedModule(PretrainedNet):
+    """Any ``nn.Module``, with the weights that it has when it is built.
+
+    Parameters
+    ----------
+    frozen : bool
+        See :class:`PretrainedNet`.
+    build : callable () -> nn.Module
+        Makes the module, for example by loading its weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = PretrainedModule(build=lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)))
+    >>> net.init((1, 2, 2), None, torch.Generator())
+    {}
+    >>> net.apply({}, Inputs(torch.ones(5, 1, 2, 2), torch.ones(5)))[0].shape
+    torch.Size([5, 3])
+    """
+
+    build: Callable[[], nn.Module] | None = None
+
+    def load(self) -> nn.Module:
+        if self.build is None:
+            raise InvalidSetting("there is no module; give build=, a callable that makes one")
+        return self.build()
+
+
+@dataclass(frozen=True)
+class ImageBackbone(PretrainedNet):
+    """What backbones for images have in common: they see three channels, perhaps of a size of their own.
+
+    Parameters
+    ----------
+    frozen : bool
+        See :class:`PretrainedNet`.
+    model : str
+    size : int, optional
+        Height and width that images are brought to; by default they stay as they are.
+    """
+
+    model: str = ""
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise InvalidSetting("which model? Give its name as model, or the folder that it was saved in")
+        if self.size is not None and self.size < 1:
+            raise InvalidSetting(f"size must be positive or left out, got {self.size}")
+
+    def shown(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise InvalidData(
+                f"{type(self).__name__} needs images of shape (1 or 3, height, width), got examples of shape "
+                f"{tuple(x.shape[1:])}"
+            )
+        if self.size is not None:
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return x if x.shape[1] == 3 else x.expand(-1, 3, -1, -1)
+
+
+@nets.register("hugging-face")
+@dataclass(frozen=True)
+class HuggingFace(ImageBackbone):
+    """A vision model of Hugging Face: its pooled output, else the mean over positions of its last layer.
+
+    Parameters
+    ----------
+    frozen : bool
+        Keep the weights as they are; else they are where meta-learning starts.
+    model : str
+        A name on the hub, from where it is fetched, or a folder that ``save_pretrained`` wrote. Weights are
+        read as safetensors only, and no code that comes with a model is run.
+    size : int, optional
+        Height and width that images are brought to, for models that want their own.
+    """
+
+    def load(self) -> nn.Module:
+        try:
+            from transformers import AutoModel
+        except ImportError as error:
+            raise MissingDependency(
+                "a model of Hugging Face needs transformers: pip install 'tasklore[pretrained]'"
+            ) from error
+        try:
+            model = AutoModel.from_pretrained(self.model, use_safetensors=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise DownloadError(
+                f"the model {self.model!r} cannot be loaded: {lines[0]}; give a name on the hub or a folder "
+                "that save_pretrained wrote, with weights as safetensors"
+            ) from error
+        return _Pooled(model)
+
+
+class _Pooled(nn.Module):
+    """A model of Hugging Face as a function from images to features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.model(pixel_values=x)
+        pooled = found.get("pooler_output")
+        if pooled is not None:
+            return pooled
+        last = found["last_hidden_state"]  # (n, positions, f), or (n, f, height, width)
+        return last.mean(1) if last.ndim == 3 else last.flatten(2).mean(2)
+
+
+@nets.register("timm")
+@dataclass(frozen=True)
+class Timm(ImageBackbone):
+    """A vision model of timm, without its output layer.
+
+    Parameters
+    ----------
+    frozen : bool
+        Keep the weights as they are; else they are where meta-learning starts.
+    model : str
+        As ``timm.list_models(pretrained=True)`` names it; its weights are fetched.
+    size : int, optional
+        Height and width that images are brought to, for models that want their own.
+    """
+
+    def load(self) -> nn.Module:
+        try:
+            import timm  # pyright: ignore[reportMissingImports] - needs torchvision, so it is not in our extras
+        except ImportError as error:
+            raise MissingDependency(
+                "a model of timm needs timm and torchvision: pip install timm torchvision"
+            ) from error
+        try:
+            return timm.create_model(self.model, pretrained=True, num_classes=0)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise DownloadError(
+                f"the model {self.model!r} cannot be loaded: {error}; see timm.list_models(pretrained=True)"
+            ) from error
