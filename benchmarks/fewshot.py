@@ -77,6 +77,20 @@ OMNIGLOT = {
     "train": {"n_validation": 200, "patience": 2},
     "test": {"shots": [1, 5], "n_tasks": 600, "inner_steps": [0, 1, 3, 5], "baselines": False},
 }
+CLINC = {
+    "tasks": {"name": "clinc150"},
+    "net": {"name": "text"},
+    "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3, "n_validation": 200, "patience": 2},
+    "test": {"shots": [1, 5], "n_tasks": 600, "baselines": False, "inner_steps": []},
+}
+BANKING = CLINC | {"tasks": {"name": "banking77"}}
+SPOKEN = {
+    "tasks": {"name": "spoken-digits"},
+    "net": {"name": "conv4", "halving": "stride"},
+    "train": {"n_tasks": 4, "steps": 100, "n_validation": 100, "patience": 2},
+    "test": {"shots": [1, 5], "n_tasks": 600, "baselines": False, "inner_steps": []},
+}
+EVERYTHING = ("scratch", "finetune", "nearest-centroid", "logistic-regression")
 PRETRAINED = {
     "learning_rate": 2e-3,
     "averaging": 0.998,
@@ -228,6 +242,31 @@ ROWS: tuple[Row, ...] = (
             "test": {"inner_steps": []},
             "stop": {"minutes": 18.0},
         },
+    ),
+    *(
+        row(
+            table,
+            learner,
+            base,
+            {
+                "tasks": {"train_ways": 20, **ways},
+                "learner": {"transductive": False},
+                "stop": {"minutes": minutes},
+            },
+            "",
+            EVERYTHING if learner == "prototypes" and not ways else (),
+        )
+        for table, base, ways, minutes in (
+            ("clinc150", CLINC, {}, 10.0),
+            ("banking77", BANKING, {}, 10.0),
+            ("clinc150-30-way", CLINC, {"n_ways": 30}, 10.0),
+            ("banking77-25-way", BANKING, {"n_ways": 25}, 10.0),
+        )
+        for learner in ("prototypes", "ridge-head")
+    ),
+    *(
+        row("spoken-digits", learner, SPOKEN, {"stop": {"minutes": 15.0}}, "", EVERYTHING if first else ())
+        for learner, first in (("prototypes", True), ("ridge-head", False))
     ),
 )
 """Every run of every table, and the baselines that stand beside it."""

@@ -176,8 +176,10 @@ class Spectator(Watch):
         """Hear the result of a method."""
 
 
-def default_net(spec: TaskSpec) -> Net:
-    """Return the usual backbone for such examples: convolutions for images, else a perceptron."""
+def default_net(spec: TaskSpec, suggested: str = "") -> Net:
+    """Return the backbone that is suggested, else the usual one: convolutions for images, or a perceptron."""
+    if suggested:
+        return cast("Any", nets.get(suggested))()
     return Conv4(halving="stride") if len(spec.input_shape) == 3 else MLP((64, 64))
 
 
@@ -214,7 +216,7 @@ def hold(
     spectator = spectator or Spectator()
     _claim(contest, folder)
     splits = contest.tasks.splits()
-    net = contest.net or default_net(splits.train.spec)
+    net = contest.net or default_net(splits.train.spec, contest.tasks.suggested_net)
     chosen = entrants(names, net, splits.train.spec)
     standings: list[Standing] = []
     for method, learner in chosen.items():

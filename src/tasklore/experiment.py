@@ -221,7 +221,8 @@ def baselines(
         else ("ridge-regression",)
     )
     for name in shallow:
-        simple: Learner = learners.get(name)()
+        kind: Any = learners.get(name)
+        simple: Learner = kind(see=past.plain) if past.plain and spec.kind == "classification" else kind()
         chosen[name] = (simple, simple.init(spec, generator))
     return chosen
 

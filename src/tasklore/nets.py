@@ -20,7 +20,17 @@ from .errors import InvalidData, InvalidSetting
 from .registry import nets
 from .types import Inputs, Params
 
-__all__ = ["MLP", "Conv4", "Identity", "ModuleNet", "Net", "ResNet12", "fresh_head", "with_head"]
+__all__ = [
+    "MLP",
+    "Conv4",
+    "Identity",
+    "ModuleNet",
+    "Net",
+    "ResNet12",
+    "TextEncoder",
+    "fresh_head",
+    "with_head",
+]
 
 EPS = 1e-5
 SLOPE = 0.1  # of the leaky ReLU in residual blocks
@@ -295,6 +305,65 @@ def _layers(block: int, n_in: int, width: int) -> list[tuple[str, int, int]]:
     """Return the convolutions of a residual block: name, channels that it reads, side of its window."""
     convolutions = [(f"block{block}.conv{j}", n_in if j == 0 else width, 3) for j in range(3)]
     return [*convolutions, (f"block{block}.shortcut", n_in, 1)]
+
+
+@nets.register("text")
+@dataclass(frozen=True)
+class TextEncoder(Net):
+    """A weighted mean of the embeddings of a sentence's tokens, and hidden layers on it.
+
+    ``h = Σ_i a_i E[id_i]``, with ``a = softmax(w[id])`` over the tokens that are there: what a token weighs
+    is learned, as its embedding is. Then fully connected layers with ReLU after each.
+
+    Parameters
+    ----------
+    n_ids : int
+        Ids lie below this; 0 stands for no token. See :func:`tasklore.tasks.text.tokens`.
+    width : int
+        Of an embedding.
+    hidden : tuple of int
+        Widths of the layers behind; may be empty.
+
+    References
+    ----------
+    Joulin, Grave, Bojanowski, Mikolov: Bag of Tricks for Efficient Text Classification, EACL 2017, section 2;
+    the weights are an attention whose query is constant.
+    """
+
+    n_ids: int = 16_384
+    width: int = 128
+    hidden: tuple[int, ...] = (128,)
+
+    def __post_init__(self) -> None:
+        if self.n_ids < 2 or self.width < 1 or min(self.hidden, default=1) < 1:
+            raise InvalidSetting(
+                "n_ids must be at least 2 and widths positive, got "
+                f"n_ids={self.n_ids}, width={self.width}, hidden={self.hidden}"
+            )
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        if len(input_shape) != 1:
+            raise InvalidData(f"TextEncoder needs rows of token ids, got examples of shape {input_shape}")
+        params: Params = {
+            "embedding": torch.randn(self.n_ids, self.width, generator=generator),
+            "weight": torch.zeros(self.n_ids),
+        }
+        widths = (self.width, *self.hidden)
+        for i, (n_in, n_out) in enumerate(pairwise(widths)):
+            params |= _linear(f"layer{i}", n_in, n_out, generator)
+        return params if n_outputs is None else params | fresh_head(widths[-1], n_outputs, generator)
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        ids = inputs.x.long()
+        there = ids > 0
+        scores = F.embedding(ids, params["weight"].unsqueeze(1)).squeeze(-1)  # (n, length)
+        shares = scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(-1) * there
+        x = (shares.unsqueeze(-1) * F.embedding(ids, params["embedding"])).sum(-2)  # (n, width)
+        for i in range(len(self.hidden)):
+            x = F.linear(x, params[f"layer{i}.weight"], params[f"layer{i}.bias"]).relu()
+        return with_head(x, params), {}
 
 
 @dataclass(frozen=True)

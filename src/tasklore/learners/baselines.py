@@ -3,6 +3,7 @@
 They face the same checks and the same episodes as every other learner.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,26 +62,38 @@ class FineTuning(_AdamTraining):
     tags: ClassVar[Tags] = Tags(starts_from="pool")
 
 
+def _seen(x: Tensor, see: Callable[[Tensor], Tensor] | None) -> Tensor:
+    return (see(x) if see else x).flatten(1)
+
+
 @learners.register("nearest-centroid")
 @dataclass(frozen=True)
 class NearestCentroid(Learner):
-    """The nearest class mean on the raw inputs."""
+    """The nearest class mean on the raw inputs.
+
+    Parameters
+    ----------
+    see : callable (n, *input_shape) -> (n, f), optional
+        What is seen of them instead; from Python only.
+    """
 
     tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True, starts_from="nothing")
+
+    see: Callable[[Tensor], Tensor] | None = None
 
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         self.check_spec(spec)
         return {}
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
-        x = support.x.flatten(1)
+        x = _seen(support.x, self.see)
         members = one_hot(support, context.spec.n_outputs)  # (n, c)
         counts = members.sum(0)
         centroids = (members.T @ x) / counts.clamp(min=1).unsqueeze(1)  # (c, d)
         return {"task/centroids": centroids, PRESENT: (counts > 0).to(x.dtype)}
 
     def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
-        x, centroids = inputs.x.flatten(1), adapted["task/centroids"]
+        x, centroids = _seen(inputs.x, self.see), adapted["task/centroids"]
         return hide_absent(2 * x @ centroids.T - (centroids**2).sum(1), adapted[PRESENT])
 
 
@@ -93,6 +106,8 @@ class LogisticBaseline(Learner):
     ----------
     C : float
         Inverse strength of the L2 penalty.
+    see : callable (n, *input_shape) -> (n, f), optional
+        What is seen of the inputs instead; from Python only.
     """
 
     tags: ClassVar[Tags] = Tags(
@@ -100,6 +115,7 @@ class LogisticBaseline(Learner):
     )
 
     C: float = 1.0
+    see: Callable[[Tensor], Tensor] | None = None
 
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         self.check_spec(spec)
@@ -107,7 +123,7 @@ class LogisticBaseline(Learner):
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         real = support.mask > 0
-        x, y = support.x[real].flatten(1).numpy(), support.y[real].numpy()
+        x, y = _seen(support.x[real], self.see).numpy(), support.y[real].numpy()
         model = LogisticRegression(C=self.C, max_iter=1000).fit(x, y)
         coef, intercept = model.coef_, model.intercept_
         if len(coef) == 1:  # two classes share one row: class 1 against class 0
@@ -121,7 +137,7 @@ class LogisticBaseline(Learner):
         return {"task/weight": weight, "task/bias": bias, PRESENT: present}
 
     def predict(self, adapted: Adapted, inputs: Inputs) -> Tensor:
-        x = inputs.x.flatten(1)
+        x = _seen(inputs.x, self.see)
         return hide_absent(F.linear(x, adapted["task/weight"], adapted["task/bias"]), adapted[PRESENT])
 
 

@@ -1,5 +1,5 @@
 """Where problems come from. Importing this package files the built-in collections in ``registry.sources``."""
 
-from . import images, synthetic
+from . import audio, images, synthetic, text
 
-__all__ = ["images", "synthetic"]
+__all__ = ["audio", "images", "synthetic", "text"]

@@ -6,7 +6,7 @@ Two pieces: :class:`Examples` holds the data once, whatever the number of source
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -42,6 +42,8 @@ class Examples:
     labels : tuple of str
     mean, std : tuple of float
         Per channel, or one for all: an example enters an episode as ``(x - mean) / std``.
+    plain : callable, optional
+        See :attr:`~.source.TaskSource.plain`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Examples:
     labels: tuple[str, ...]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    plain: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y) or len(self.x) == 0:
@@ -259,6 +262,10 @@ class FewShotSource(TaskSource):
     @property
     def scaling(self) -> Scaling:
         return self.examples.scaling
+
+    @property
+    def plain(self) -> Callable[[Tensor], Tensor] | None:
+        return self.examples.plain
 
     @property
     def classes(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -90,6 +90,11 @@ class TaskSource(abc.ABC):
         return Scaling.none()
 
     @property
+    def plain(self) -> Callable[[Tensor], Tensor] | None:
+        """How a shallow model should see examples, (n, *input_shape) to (n, f); None: as they are."""
+        return None
+
+    @property
     def classes(self) -> frozenset[str]:
         """What tasks are made of: names of classes, or of whole tasks; empty where the supply is endless.
 
@@ -158,6 +163,9 @@ class Collection(abc.ABC):
     A frozen dataclass, filed in ``registry.sources``. Its fields are what a ``[tasks]`` section of a
     configuration may say; nothing is read before :meth:`splits`.
     """
+
+    suggested_net: ClassVar[str] = ""
+    """The registered name of a backbone for its examples; empty where their shape tells."""
 
     @abc.abstractmethod
     def splits(self) -> Splits:
@@ -328,6 +336,29 @@ class MixedSource(TaskSource):
     @property
     def classes(self) -> frozenset[str]:
         return frozenset[str]().union(*(part.classes for part in self.parts))
+
+    @property
+    def plain(self) -> Callable[[Tensor], Tensor] | None:
+        return self.parts[0].plain
+
+    @property
+    def pool_spec(self) -> TaskSpec:
+        """All parts as one problem: the classes of the first, then those of the second, and so on."""
+        specs = [part.pool_spec for part in self.parts]
+        if self.spec.kind == "regression":
+            return specs[0]
+        return TaskSpec(self.spec.kind, self.spec.input_shape, sum(spec.n_outputs for spec in specs))
+
+    def pool(self, rng: np.random.Generator, n: int) -> Batch:
+        share = np.asarray(self.weights or (1.0,) * len(self.parts))
+        counts = rng.multinomial(n, share / share.sum())
+        offset, drawn = 0, list[Batch]()
+        for part, count in zip(self.parts, counts.tolist(), strict=True):
+            if count:
+                x, y, mask = part.pool(rng, count)
+                drawn.append(Batch(x, y if y.is_floating_point() else y + offset, mask))
+            offset += part.pool_spec.n_outputs
+        return Batch(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
 
     @property
     def scaling(self) -> Scaling:
