@@ -26,7 +26,7 @@ QUICK = {"scratch": {"inner_steps": 8}, "finetune": {"inner_steps": 8}, "reptile
 
 @pytest.mark.parametrize("name", learners.names())
 def test_registered_learner_keeps_its_promises(name: str) -> None:
-    assert len(check_learner(learners.get(name)(**QUICK.get(name, {})))) == 11
+    assert len(check_learner(learners.get(name)(**QUICK.get(name, {})))) == 12
 
 
 @pytest.mark.parametrize(

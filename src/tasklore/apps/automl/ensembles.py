@@ -16,12 +16,11 @@ from .pipelines import Kind
 
 __all__ = ["select"]
 
-BY_RANK = 0.2  # share of the weight that the best models get for their rank alone
-MOST_RANKED = 10  # … the best ten, or a quarter of them if there are fewer than forty
+MOST_RANKED = 10  # models that get weight for their rank; a quarter of them if there are fewer than forty
 BAGGED_ROWS = 100_000  # of all bags together
 
 
-def select(
+def select(  # noqa: PLR0913 - settings of one step
     predictions: np.ndarray,
     y: np.ndarray,
     kind: Kind,
@@ -29,6 +28,7 @@ def select(
     n_steps: int = 15,
     n_bags: int = 20,
     n_nearest: int = 20,
+    by_rank: float = 0.2,
     metric: Metric | None = None,
     row_weights: np.ndarray | None = None,
     random_state: int = 0,
@@ -50,6 +50,8 @@ def select(
         least; fewer than 2 uses all rows once, and gives nothing for ranks.
     n_nearest : int
         Only so many of the best models are candidates.
+    by_rank : float
+        Share of the weight that the best models get for their rank alone, falling from the first on.
     metric : Metric, optional
         What to choose by, instead of the loss.
     row_weights : ndarray, shape (n_rows,), optional
@@ -94,8 +96,8 @@ def select(
     weights[nearest] = counts / np.sum(counts)
     if n_bags >= 2:
         falling = np.arange(min(MOST_RANKED, -(-len(whole) // 4)), 0, -1.0)
-        weights *= 1 - BY_RANK
-        weights[nearest[: len(falling)]] += BY_RANK * falling / falling.sum()
+        weights *= 1 - by_rank
+        weights[nearest[: len(falling)]] += by_rank * falling / falling.sum()
     # What the blend gains must exceed what chance gives on so many rows; else the best model stays alone.
     blend = np.tensordot(weights, np.nan_to_num(predictions), 1)
     if loss(y, blend, row_weights) >= single.min():
