@@ -11,6 +11,7 @@ from tasklore.contest import Contest, Spectator, Standing, Trial, hold, ranked
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, UnknownName
 from tasklore.evaluate import Evaluation
 from tasklore.experience import open_store
+from tasklore.experience.records import RunRecord
 from tasklore.nets import MLP
 from tasklore.registry import sources
 from tasklore.report.contest import headline
@@ -76,6 +77,14 @@ def test_what_was_done_is_not_done_again_and_others_may_join(tmp_path: Path) -> 
     more = held(contest(), tmp_path, ("maml", "ridge-head"), notes)
     assert {entered.split()[0] for entered in notes.entered} == {"ridge-head"}
     assert next(s for s in more if s.method == "maml") == next(s for s in first if s.method == "maml")
+
+
+def test_its_runs_are_told_once_in_the_store(tmp_path: Path) -> None:
+    held(contest(), tmp_path)
+    with open_store(tmp_path / "lore.db") as store:
+        runs = store.find(RunRecord)
+        assert len(runs) == len({run.run_id for run in runs}) == 6  # three trials of two learners
+        assert not store.verify(tmp_path / "artifacts")
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

@@ -26,13 +26,16 @@ DATA = Path(os.environ.get("TASKLORE_DATA", Path(__file__).parents[2] / "shared"
 @pytest.fixture(params=sources.names())
 def collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Collection:
     files = {
-        "omniglot": "omniglot.npz",
-        "mnist": "mnist/train-images-idx3-ubyte.gz",
-        "cifar-fs": "cifar100_train_b.npz",
+        "omniglot": "images/omniglot.npz",
+        "mnist": "images/mnist/train-images-idx3-ubyte.gz",
+        "cifar-fs": "images/cifar100_train_b.npz",
+        "clinc150": "text/clinc150.zip",
+        "banking77": "text/banking77.zip",
+        "spoken-digits": "audio/fsdd_logmel.npz",
     }
     if (file := files.get(request.param)) is not None:
-        if not (DATA / "images" / file).is_file():
-            pytest.skip(f"{file} is not in {DATA / 'images'}; set TASKLORE_DATA")
+        if not (DATA / file).is_file():
+            pytest.skip(f"{file} is not in {DATA}; set TASKLORE_DATA")
         monkeypatch.setenv("TASKLORE_DATA", str(DATA))
     settings: dict[str, Any] = {}
     if request.param == "image-folder":

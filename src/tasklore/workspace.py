@@ -127,6 +127,7 @@ class Workspace:
                     "choose another folder, or delete this one to start anew"
                 )
             self.id, self.prior_id = known["run_id"], known["prior"]
+            config = known["config"]  # one run has one record, whatever limits it is continued with
         else:
             remembered = self._find_prior() if self.trainer.settings.initial == "prior" else None
             self.prior_id = None if remembered is None else remembered.id
@@ -139,7 +140,7 @@ class Workspace:
                 task_record(self.new, f"{self.name}, validation"),
                 RunRecord(
                     run_id=self.id,
-                    config=self.config,
+                    config=config,
                     seed=self.trainer.settings.seed,
                     prior=self.prior_id,
                     versions=versions(),
