@@ -80,7 +80,7 @@ OMNIGLOT = {
 CLINC = {
     "tasks": {"name": "clinc150"},
     "net": {"name": "text"},
-    "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3, "n_validation": 200, "patience": 2},
+    "train": {"n_tasks": 1, "steps": 100, "learning_rate": 1e-3, "n_validation": 200, "patience": 2},
     "test": {"shots": [1, 5], "n_tasks": 600, "baselines": False, "inner_steps": []},
 }
 BANKING = CLINC | {"tasks": {"name": "banking77"}}

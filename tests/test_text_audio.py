@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -14,7 +15,7 @@ import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from tasklore.errors import DamagedArtifact, DownloadError, InvalidData, InvalidSetting
+from tasklore.errors import DamagedArtifact, DownloadError, InvalidSetting
 from tasklore.evaluate import evaluate
 from tasklore.experiment import baselines
 from tasklore.learners.gradient import MAML
@@ -64,24 +65,35 @@ def test_tf_idf_is_that_of_scikit_learn() -> None:
     np.testing.assert_allclose(both[1].numpy(), ours[::-1], atol=1e-6)
 
 
-def test_the_encoder_weighs_what_is_there() -> None:
-    net = TextEncoder(n_ids=50, width=6, hidden=(5,))
+def test_the_text_encoder_by_hand() -> None:
+    net = TextEncoder(n_buckets=10, places=4, width=2)
+    params = net.init((3,), None, torch.Generator().manual_seed(0))
+    params["tokens.score"][3], params["gain"] = math.log(2.0), torch.tensor(5.0)
+    out, _ = net.apply(params, Inputs(torch.tensor([[3.0, 6.0, 0.0]]), torch.ones(1)))
+    # Weights (2, 1)/√5. Token 3 is in place 3, sign +; token 6 in place 6 mod 4 = 2, and 6 // 4 is odd: −.
+    norm = 5**0.5
+    learned = (2 * params["tokens.vector"][3] + params["tokens.vector"][6]) / norm
+    expected = 5 * torch.cat([torch.tensor([0.0, 0.0, -1 / norm, 2 / norm]), learned])
+    assert torch.allclose(out[0], expected, atol=1e-6)
+    far, near = (
+        net.apply(params, Inputs(torch.tensor([[float(i), 0.0]]), torch.ones(1)))[0][0, 4:] for i in (15, 6)
+    )
+    assert torch.equal(far, near), "1…9 and 10…18 share scores and learned vectors"
+
+
+def test_padding_has_no_part_in_a_sentence() -> None:
+    net = TextEncoder(n_buckets=50, places=16, width=6, hidden=(5,))
     params = net.init((4,), 3, torch.Generator().manual_seed(0))
-    params["weight"] = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    params["tokens.score"] = torch.randn(50, 1, generator=torch.Generator().manual_seed(1))
     x = torch.tensor([[3.0, 7.0, 0.0, 0.0], [9.0, 3.0, 7.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     found, _ = net.apply(params, Inputs(x, torch.ones(3)))
-    for row, ids in zip(found[:2], ([3, 7], [9, 3, 7]), strict=True):  # by hand
-        share = params["weight"][ids].softmax(0)
-        mean = share @ params["embedding"][ids]
-        hidden = (params["layer0.weight"] @ mean + params["layer0.bias"]).relu()
-        torch.testing.assert_close(row, params["head.weight"] @ hidden + params["head.bias"])
-    assert torch.isfinite(found).all()  # a sentence without a token too
+    assert torch.isfinite(found).all()  # of a sentence without a token too
     longer = torch.nn.functional.pad(x, (0, 3))
     torch.testing.assert_close(net.apply(params, Inputs(longer, torch.ones(3)))[0], found)
-    with pytest.raises(InvalidData, match="rows of token ids"):
-        net.init((3, 8, 8), 3, torch.Generator())
-    with pytest.raises(InvalidSetting, match="n_ids must be at least 2"):
-        TextEncoder(n_ids=1)
+    with pytest.raises(InvalidSetting, match="n_buckets must be at least 2"):
+        TextEncoder(n_buckets=1)
+    with pytest.raises(InvalidSetting, match="give them a width"):
+        TextEncoder(width=0, hidden=(8,))
 
 
 SUBJECTS = ("card", "loan", "transfer", "refund", "cheque", "mortgage", "pension", "deposit")

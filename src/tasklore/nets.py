@@ -310,60 +310,84 @@ def _layers(block: int, n_in: int, width: int) -> list[tuple[str, int, int]]:
 @nets.register("text")
 @dataclass(frozen=True)
 class TextEncoder(Net):
-    """A weighted mean of the embeddings of a sentence's tokens, and hidden layers on it.
+    """A weighted mean over the tokens of a text, of fixed and of learned vectors.
 
-    ``h = Σ_i a_i E[id_i]``, with ``a = softmax(w[id])`` over the tokens that are there: what a token weighs
-    is learned, as its embedding is. Then fully connected layers with ReLU after each.
+    With ``a_t = exp(s_t) / ‖exp(s)‖`` over the tokens of a text, the features are ``g · [Σ_t a_t e_t, h]``
+    with ``h = Σ_t a_t v_t``, or what fully connected layers with ReLU between them add to it. Learned are the
+    score ``s_t`` and the vector ``v_t`` of each token, the layers and the gain ``g``. The fixed ``e_t`` is 1
+    or −1 in one of ``places`` places, by the id: a word that past tasks never showed still has a direction of
+    its own. The scores learn that "please" says little.
 
     Parameters
     ----------
-    n_ids : int
-        Ids lie below this; 0 stands for no token. See :func:`tasklore.tasks.text.tokens`.
+    n_buckets : int
+        Tokens that are told apart by scores and learned vectors; higher ids share them.
+    places : int
+        Length of the fixed part.
     width : int
-        Of an embedding.
+        Of a learned vector; 0: none.
     hidden : tuple of int
-        Widths of the layers behind; may be empty.
+        Widths of the hidden layers above the mean of the learned vectors; none leave it as it is.
+
+    Notes
+    -----
+    Examples are the ids of tokens, from 1 on; 0 is padding and has no influence, see
+    :func:`tasklore.tasks.text.tokens`. Their order does not matter. Learned vectors start small, since large
+    ones learn the past tasks by heart.
 
     References
     ----------
-    Joulin, Grave, Bojanowski, Mikolov: Bag of Tricks for Efficient Text Classification, EACL 2017, section 2;
-    the weights are an attention whose query is constant.
+    Weinberger, Dasgupta, Langford, Smola, Attenberg: Feature hashing for large scale multitask learning, ICML
+    2009, for the fixed part. Iyyer, Manjunatha, Boyd-Graber, Daumé: Deep unordered composition rivals
+    syntactic methods for text classification, ACL 2015, for layers above a mean.
     """
 
-    n_ids: int = 16_384
-    width: int = 128
-    hidden: tuple[int, ...] = (128,)
+    n_buckets: int = 16384
+    places: int = 4096
+    width: int = 64
+    hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.n_ids < 2 or self.width < 1 or min(self.hidden, default=1) < 1:
+        if self.n_buckets < 2 or min(self.places, *self.hidden, self.width + 1) < 1:
             raise InvalidSetting(
-                "n_ids must be at least 2 and widths positive, got "
-                f"n_ids={self.n_ids}, width={self.width}, hidden={self.hidden}"
+                "n_buckets must be at least 2, places and hidden widths positive, width not negative, got "
+                f"{self.n_buckets}, {self.places}, {self.hidden} and {self.width}"
+            )
+        if self.hidden and not self.width:
+            raise InvalidSetting(
+                "hidden layers are above the learned vectors; give them a width, or no hidden"
             )
 
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
-        if len(input_shape) != 1:
-            raise InvalidData(f"TextEncoder needs rows of token ids, got examples of shape {input_shape}")
-        params: Params = {
-            "embedding": torch.randn(self.n_ids, self.width, generator=generator),
-            "weight": torch.zeros(self.n_ids),
-        }
-        widths = (self.width, *self.hidden)
-        for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        params: Params = {"tokens.score": torch.zeros(self.n_buckets, 1), "gain": torch.tensor(3.0)}
+        if self.width:
+            params["tokens.vector"] = 0.05 * torch.randn(self.n_buckets, self.width, generator=generator)
+        for i, (n_in, n_out) in enumerate(pairwise(self._widths)):
             params |= _linear(f"layer{i}", n_in, n_out, generator)
-        return params if n_outputs is None else params | fresh_head(widths[-1], n_outputs, generator)
+        n_features = self.places + self.width
+        return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
-        ids = inputs.x.long()
-        there = ids > 0
-        scores = F.embedding(ids, params["weight"].unsqueeze(1)).squeeze(-1)  # (n, length)
-        shares = scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(-1) * there
-        x = (shares.unsqueeze(-1) * F.embedding(ids, params["embedding"])).sum(-2)  # (n, width)
-        for i in range(len(self.hidden)):
-            x = F.linear(x, params[f"layer{i}.weight"], params[f"layer{i}.bias"]).relu()
-        return with_head(x, params), {}
+        ids = inputs.x.flatten(1).long().clamp(min=0)  # (n, length)
+        rows = _token_ids(ids, self.n_buckets)
+        weight = F.embedding(rows, params["tokens.score"]).squeeze(-1).exp().masked_fill(rows == 0, 0.0)
+        weight = _unit(weight)
+        sign = (1 - 2 * ((ids // self.places) % 2)).to(weight.dtype)
+        fixed = torch.zeros(len(ids), self.places, dtype=weight.dtype, device=weight.device)
+        parts = [fixed.scatter_add(1, ids % self.places, weight * sign)]
+        if self.width:
+            vectors = F.embedding(rows, params["tokens.vector"])  # (n, length, width)
+            mean = x = torch.bmm(weight.unsqueeze(1), vectors).squeeze(1)  # (n, width)
+            for i in range(len(self._widths) - 1):
+                x = F.linear(x.relu() if i else x, params[f"layer{i}.weight"], params[f"layer{i}.bias"])
+            parts.append(mean + x if self.hidden else mean)
+        return with_head(params["gain"] * torch.cat(parts, 1), params), {}
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        return (self.width, *self.hidden, self.width) if self.hidden else ()
 
 
 @dataclass(frozen=True)
@@ -410,6 +434,16 @@ class ModuleNet(Net):
         body = {name.removeprefix("body."): w for name, w in params.items() if name.startswith("body.")}
         x = torch.func.functional_call(module, body, (inputs.x,)).flatten(1)
         return with_head(x, params), {}
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return rows of length 1; those of zeros stay what they are."""
+    return x * (x**2).sum(1, keepdim=True).clamp(min=1e-12).rsqrt()
+
+
+def _token_ids(ids: Tensor, n_buckets: int) -> Tensor:
+    """Return ids below ``n_buckets``; 0 stays padding, and no other id becomes it."""
+    return torch.where(ids > 0, (ids - 1) % (n_buckets - 1) + 1, 0)
 
 
 def _linear(name: str, n_in: int, n_out: int, generator: Generator) -> Params:

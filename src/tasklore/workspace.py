@@ -117,7 +117,7 @@ class Workspace:
         self.id = self.run_id or str(uuid.uuid4())
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / "run.json"
-        config = plain(self.config, "config")
+        config: Any = plain(self.config, "config")
         if marker.exists():
             known = self._read_marker(marker)
             before, now = _what_is_learned(known["config"]), _what_is_learned(config)
