@@ -20,13 +20,22 @@ def regressors(n_rows: int = 200, noise: float = 1.0) -> tuple[np.ndarray, np.nd
 
 def test_independent_errors_are_averaged() -> None:
     predictions, y = regressors()
-    weights = select(predictions, y, "regression")
+    weights = select(predictions, y, "regression", by_rank=0.0)
     assert weights.sum() == pytest.approx(1.0)
     assert (weights >= 0).all()
     assert weights[4] == 0.0
-    np.testing.assert_allclose(weights[:4], 0.25, atol=0.15)  # a fifth goes by rank
+    np.testing.assert_allclose(weights[:4], 0.25, atol=0.1)
     blended = one_minus_r2(y, np.tensordot(weights, predictions, 1))
     assert blended < 0.5 * min(one_minus_r2(y, model) for model in predictions)
+
+
+def test_a_fifth_of_the_weight_goes_by_rank() -> None:
+    predictions, y = regressors()
+    chosen = select(predictions, y, "regression", by_rank=0.0)
+    order = np.argsort([one_minus_r2(y, model) for model in predictions])
+    ranks = np.zeros(5)
+    ranks[order[:2]] = [2 / 3, 1 / 3]  # a quarter of five, rounded up
+    np.testing.assert_allclose(select(predictions, y, "regression"), 0.8 * chosen + 0.2 * ranks, atol=1e-12)
 
 
 def test_three_steps_are_as_good_as_brute_force() -> None:

@@ -205,11 +205,11 @@ def test_a_candidate_beats_the_small_network() -> None:
 
 
 def test_the_search_tries_it_and_a_file_keeps_it(tmp_path: Path) -> None:
-    x, y = digits()
+    x, y = digits(1797)
     model = classifier(max_evaluations=2).fit(x[:510], y[:510])
     board: Any = model.leaderboard_.set_index("candidate")
     assert set(board.index) == {"convolution", "convolution-shifted"}, "the first in the alphabet of equals"
-    assert model.score(x[510:], y[510:]) > 0.85
+    assert model.score(x[510:], y[510:]) > 0.9
     with pytest.raises(InvalidData, match=r"convolution.* use steps that scikit-learn lacks"):
         model.to_pipeline()
     path = tmp_path / "model.skops"
