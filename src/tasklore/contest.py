@@ -217,7 +217,7 @@ def hold(
     _claim(contest, folder)
     splits = contest.tasks.splits()
     net = contest.net or default_net(splits.train.spec, contest.tasks.suggested_net)
-    chosen = entrants(names, net, splits.train.spec)
+    chosen = _entrants(names, net, splits.train.spec)
     standings: list[Standing] = []
     for method, learner in chosen.items():
         path = folder / f"{method}.json"
@@ -229,7 +229,7 @@ def hold(
     return ranked([*standings, *_baselines(contest, net, splits, folder, spectator)], contest.shots[0])
 
 
-def entrants(names: tuple[str, ...], net: Net, spec: TaskSpec) -> dict[str, Learner]:
+def _entrants(names: tuple[str, ...], net: Net, spec: TaskSpec) -> dict[str, Learner]:
     """Return learners with a common backbone by name; by default those of :data:`DEFAULT_LEARNERS` that suit.
 
     Raises
@@ -368,7 +368,7 @@ def _baselines(
     """Test what every contest compares with, or read back what came of it."""
     path = folder / "baselines.json"
     if not path.exists():
-        carrier = next(iter(entrants((), net, splits.train.spec).values()))
+        carrier = next(iter(_entrants((), net, splits.train.spec).values()))
         found: dict[str, Any] = {}
         for method, (learner, params) in baselines(
             carrier, splits.train, contest.train, splits.test.spec

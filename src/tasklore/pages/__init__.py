@@ -3,12 +3,14 @@
 Charts for such a page are drawn with :mod:`.drawing`, which needs matplotlib.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..errors import MissingDependency, StoreError
 from ..files import replacing
 
-__all__ = ["check_installed", "write_page"]
+__all__ = ["check_installed", "environment", "write_page"]
 
 
 def check_installed() -> None:
@@ -29,6 +31,15 @@ def check_installed() -> None:
             f"a report needs {error.name or 'matplotlib and jinja2'}, which is not installed: "
             "pip install 'tasklore[report]'"
         ) from error
+
+
+def environment(**filters: Callable[..., Any]) -> Any:
+    """Return what renders templates: everything is escaped, and a name that is missing raises."""
+    from jinja2 import Environment, StrictUndefined
+
+    made: Any = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= filters
+    return made
 
 
 def write_page(html: str, path: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..experiment import Findings
-from ..pages import check_installed, write_page
+from ..pages import check_installed, environment, write_page
 
 __all__ = ["write_report"]
 
@@ -43,16 +43,12 @@ def write_report(findings: Findings, path: Path) -> Path:
 
 
 def _render(findings: Findings) -> str:
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from . import charts, examples, provenance, summary
 
     folder = importlib.resources.files("tasklore.report")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"duration": summary.duration, "written": summary.written}
+    pages = environment(duration=summary.duration, written=summary.written)
     comparison = summary.compare(findings)
     overview = summary.overview(findings)
     rounds = provenance.rounds_of(findings)
@@ -70,4 +66,4 @@ def _render(findings: Findings) -> str:
         "sides": provenance.sides(findings),
         "recipe": provenance.recipe(findings),
     }
-    return environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8")).render(content)
+    return pages.from_string((folder / "report.html.j2").read_text(encoding="utf-8")).render(content)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contest import Contest, Standing
-from ..pages import check_installed, write_page
+from ..pages import check_installed, environment, write_page
 from ..scores import Score
 from ..workspace import hardware, versions
 from .summary import N_STYLES, about, duration, short, written
@@ -70,16 +70,12 @@ def _clearly_behind(first: Standing, other: Standing, shots: int) -> bool:
 
 
 def _render(contest: Contest, standings: Sequence[Standing]) -> str:
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from .charts import draw_ranking, draw_swatch, draw_training
 
     folder = importlib.resources.files("tasklore.report")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"duration": duration, "written": written}
+    pages = environment(duration=duration, written=written)
     main = contest.shots[0]
     lines = [
         _Line(
@@ -104,7 +100,7 @@ def _render(contest: Contest, standings: Sequence[Standing]) -> str:
         "n_learners": sum(not standing.is_baseline for standing in standings),
         "facts": _facts(contest),
     }
-    return environment.from_string((folder / "contest.html.j2").read_text(encoding="utf-8")).render(content)
+    return pages.from_string((folder / "contest.html.j2").read_text(encoding="utf-8")).render(content)
 
 
 def _facts(contest: Contest) -> dict[str, str]:

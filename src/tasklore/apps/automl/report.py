@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import InvalidData
-from ...pages import check_installed, write_page
+from ...pages import check_installed, environment, write_page
 from .estimators import AutoClassifier
 from .judging import Bin, Importance, Judged, Model, calibration, importance
 from .losses import METRICS
@@ -160,15 +160,14 @@ def duration(seconds: float) -> str:
 
 
 def _render(fitted: Fitted, seconds: float) -> str:
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment: Any = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    pages = environment(
+        duration=duration,
+        thousands="{:,}".format,
+        written=lambda name, value: written(name, value).replace(" ", "\u00a0"),
+        sentence=lambda text: text[:1].upper() + text[1:],
     )
-    environment.filters |= {"duration": duration, "thousands": "{:,}".format}
-    environment.filters["written"] = lambda name, value: written(name, value).replace(" ", "\u00a0")
-    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     important = None
     if fitted.judged is not None:
         important = importance(fitted.model, fitted.kept, fitted.kept_y, seconds)
@@ -193,7 +192,7 @@ def _render(fitted: Fitted, seconds: float) -> str:
         "facts": _facts(),
         "charts": _charts(fitted, important),
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(content)
+    return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(content)
 
 
 def _charts(fitted: Fitted, important: Importance | None) -> dict[str, Any]:
