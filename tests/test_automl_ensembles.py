@@ -83,3 +83,22 @@ def test_on_few_rows_chance_is_not_mistaken_for_skill() -> None:
         blended = np.tensordot(weights, predictions[:, 40:], 1)
         gains.append(log_loss(later, blended) - np.log(2))
     assert np.mean(gains) < 0.03, "nats lost to the coin's own chance"
+
+
+def test_a_few_rows_of_a_heavy_tail_do_not_decide() -> None:
+    """One model knows most rows well, the other a single huge one by chance."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=300)
+    y[0] = 1000.0
+    sound, lucky = y + 0.1 * rng.normal(size=300), 3 * rng.normal(size=300)
+    sound[0], lucky[0] = 0.0, 1000.0
+    predictions = np.stack([sound, lucky])[..., None]
+    assert select(predictions, y, "regression")[0] > 0.9
+    assert select(predictions, y, "regression", reach=np.inf)[1] > 0.9
+
+
+def test_rare_targets_count_where_most_are_the_same() -> None:
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(300) % 30 == 0, rng.gamma(2.0, 50.0, 300), 0.0)
+    knows, zeros = y + 5 * rng.normal(size=300), np.zeros(300)
+    assert select(np.stack([zeros, knows])[..., None], y, "regression")[1] > 0.9

@@ -452,6 +452,26 @@ def test_the_leaderboard_says_why_there_is_no_score() -> None:
     assert np.isfinite(board.loc[["tree-3", "tree-6"], "loss"]).all()
 
 
+def test_no_prediction_is_far_outside_the_targets_seen(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    y = 3 * x[:, 0] + 0.1 * rng.normal(size=200)
+    line = dataclasses.replace(
+        quick_prior("regression"),
+        portfolio=("ridge-1",),
+        candidates=("ridge-1",),
+        losses=np.full((2, 1), 0.5, np.float32),
+        seconds=np.full((2, 1), 0.1, np.float32),
+    )
+    model = regressor(max_evaluations=1, prior=line).fit(x, y)
+    strange, margin = np.array([[1e6, 0.0], [-1e6, 0.0]]), 0.1 * (y.max() - y.min())
+    bounds = [y.max() + margin, y.min() - margin]
+    np.testing.assert_allclose(model.predict(strange), bounds)
+    model.save(tmp_path / "model.skops")
+    np.testing.assert_allclose(AutoRegressor.load(tmp_path / "model.skops").predict(strange), bounds)
+    np.testing.assert_allclose(model.refit(x, 2 * y).predict(strange), 2 * np.array(bounds))
+
+
 def test_refit_uses_all_rows() -> None:
     x, y = datasets.load_diabetes(return_X_y=True)
     model = regressor(max_evaluations=3).fit(x[:200], y[:200])

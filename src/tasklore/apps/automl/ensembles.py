@@ -3,7 +3,8 @@
 Models are added one at a time, with replacement, each time the one that lowers the loss of the mean
 prediction most. On few rows such a choice fits chance, so it is made among the best models only, it is
 repeated on halves of the rows and averaged, a part of the weight goes to the best models by rank alone, and
-the best single model is taken where the blend is no better.
+the best single model is taken where the blend is no better. Targets far out in a tail are drawn in first:
+else a few rows decide everything.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ def select(  # noqa: PLR0913 - settings of one step
     n_bags: int = 20,
     n_nearest: int = 20,
     by_rank: float = 0.2,
+    reach: float = 2.0,
     metric: Metric | None = None,
     row_weights: np.ndarray | None = None,
     random_state: int = 0,
@@ -52,6 +54,9 @@ def select(  # noqa: PLR0913 - settings of one step
         Only so many of the best models are candidates.
     by_rank : float
         Share of the weight that the best models get for their rank alone, falling from the first on.
+    reach : float
+        In regression by the loss, targets and predictions are drawn in to so many times the distance of the
+        5th and the 95th percentile of the targets beyond these; infinity draws none in.
     metric : Metric, optional
         What to choose by, instead of the loss.
     row_weights : ndarray, shape (n_rows,), optional
@@ -72,6 +77,9 @@ def select(  # noqa: PLR0913 - settings of one step
         raise InvalidData("no model has a prediction for every row; nothing can be blended")
     by_loss = metric is None or metric.is_default
     loss = LOSSES[kind] if metric is None or metric.is_default else metric.loss
+    if by_loss and kind == "regression":
+        limits = _tails(y, reach)
+        y, predictions = np.clip(y, *limits), np.clip(predictions, *limits)
     if not by_loss:
         n_bags = 0  # each step costs more
     single = np.array([loss(y, predictions[model], row_weights) for model in whole])
@@ -104,6 +112,16 @@ def select(  # noqa: PLR0913 - settings of one step
         weights[:] = 0.0
         weights[nearest[0]] = 1.0
     return weights
+
+
+def _tails(y: np.ndarray, reach: float) -> tuple[float, float]:
+    """Return the limits that targets are drawn in to, beyond which only those of heavy tails lie.
+
+    Nothing is drawn in where most targets are the same, as many zeros: the others are what matters then.
+    """
+    low, high = np.quantile(y, [0.05, 0.95])
+    beyond = reach * (high - low) if high > low else np.inf
+    return float(low - beyond), float(high + beyond)
 
 
 def _greedy_by(

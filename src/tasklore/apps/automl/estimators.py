@@ -35,7 +35,7 @@ from .boards import leaderboard, why
 from .images import ImagePrior, image_candidates, restored
 from .leaks import warn_of_leaks
 from .losses import METRICS, Metric
-from .measuring import Problem
+from .measuring import Problem, bounds_of
 from .memory import names_of, remember
 from .pipelines import Kind
 from .prior import TablePrior
@@ -129,7 +129,8 @@ class _Auto(BaseEstimator):
             if groups.max() == 0:
                 raise InvalidData("groups holds one group only; two are needed to judge on other groups")
         n_classes = int(y.max()) + 1 if self.kind == "classification" else 0
-        problem = Problem(table, y, self.kind, schema, n_classes, weights, groups)
+        bounds = bounds_of(y) if self.kind == "regression" else None
+        problem = Problem(table, y, self.kind, schema, n_classes, weights, groups, bounds)
         if weights is not None and not (weights > 0).all():
             problem = problem.rows(np.flatnonzero(weights > 0))
             if self.kind == "classification" and len(np.unique(problem.y)) < n_classes:
@@ -236,9 +237,9 @@ class _Auto(BaseEstimator):
         check_is_fitted(self)
         table = self._schema.table(X)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, table)
-        problem = Problem(
-            table, self._targets(y), self.kind, self._schema, self._blend.problem.n_classes, weights
-        )
+        targets, n_classes = self._targets(y), self._blend.problem.n_classes
+        bounds = bounds_of(targets) if self.kind == "regression" else None
+        problem = Problem(table, targets, self.kind, self._schema, n_classes, weights, bounds=bounds)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _plain():
             self._blend = self._blend.refitted(problem, seed)
@@ -255,7 +256,9 @@ class _Auto(BaseEstimator):
         """Return what was chosen as scikit-learn's own parts, not fitted, to use without Tasklore.
 
         Its input are rows as they were given to :meth:`fit`. Several models become a
-        :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`.
+        :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`. It does
+        not keep predictions within a tenth of the targets' range around it, as :meth:`predict` of a regressor
+        does.
 
         Raises
         ------
@@ -305,6 +308,7 @@ class _Auto(BaseEstimator):
             },
             "schema": self._schema.to_dict(),
             "n_classes": self._blend.problem.n_classes,
+            "bounds": self._blend.problem.bounds,
             "members": [
                 {"weight": weight, "candidate": candidate.to_dict(), "n_models": len(pipelines)}
                 for weight, candidate, pipelines in self._blend.members
@@ -458,7 +462,11 @@ class AutoRegressor(RegressorMixin, _Auto):
     kind = "regression"
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return values, float64, shape (n_rows,)."""
+        """Return values, float64, shape (n_rows,).
+
+        They lie within the range of the targets that were learned from and a tenth of it on either side, so
+        that no row, however unlike the others, gets an absurd value.
+        """
         return self._outputs(X)[:, 0]
 
     def _targets(self, y: Any) -> np.ndarray:
@@ -512,7 +520,10 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         face = {"AutoClassifier": AutoClassifier, "AutoRegressor": AutoRegressor}[about["face"]]
         model = face(**about["parameters"])
         schema = Schema.from_dict(about["schema"])
-        empty = Problem(pd.DataFrame(), np.empty(0), face.kind, schema, int(about["n_classes"]))
+        bounds: Any = about.get("bounds")  # which files of older versions lack
+        bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+        n_classes = int(about["n_classes"])
+        empty = Problem(pd.DataFrame(), np.empty(0), face.kind, schema, n_classes, bounds=bounds)
         models = iter(held["models"])
         members = tuple(
             (

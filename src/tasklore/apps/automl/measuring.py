@@ -16,7 +16,18 @@ from .losses import LOSSES
 from .pipelines import Candidate, Kind
 from .tables import Schema, Table
 
-__all__ = ["Folds", "Measurement", "Problem", "fit_quietly", "folds_of", "measure", "outputs_of"]
+__all__ = [
+    "Folds",
+    "Measurement",
+    "Problem",
+    "bounds_of",
+    "fit_quietly",
+    "folds_of",
+    "measure",
+    "outputs_of",
+]
+
+BEYOND = 0.1  # of the range of targets: how far outside it a prediction is believed
 
 Folds: TypeAlias = list[tuple[np.ndarray, np.ndarray]]
 """Rows to fit, and rows to judge."""
@@ -40,6 +51,8 @@ class Problem:
         How much each row counts, in fitting and in judging.
     groups : ndarray, shape (n,), optional
         Rows of one group are never on both sides of a fold.
+    bounds : tuple of float, optional
+        Least and largest prediction that is believed, for regression; see :func:`bounds_of`.
     """
 
     table: Table
@@ -49,6 +62,7 @@ class Problem:
     n_classes: int
     weights: np.ndarray | None = None
     groups: np.ndarray | None = None
+    bounds: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, X: Any, y: Any, kind: Kind) -> "Problem":  # noqa: N803
@@ -59,7 +73,8 @@ class Problem:
             targets = np.asarray(y, dtype=np.float64)
             known = np.isfinite(targets)
             rows = np.flatnonzero(known)
-            return cls(table.iloc[rows].reset_index(drop=True), targets[rows], kind, schema, 0)
+            table, targets = table.iloc[rows].reset_index(drop=True), targets[rows]
+            return cls(table, targets, kind, schema, 0, bounds=bounds_of(targets))
         names, indices = np.unique(np.asarray(y).astype(str), return_inverse=True)
         return cls(table, indices.astype(np.int64), kind, schema, len(names))
 
@@ -257,12 +272,32 @@ def fit_quietly(candidate: Candidate, problem: Problem, random_state: int = 0) -
         return pipeline.fit(problem.table, problem.y, **given)
 
 
+def bounds_of(y: np.ndarray) -> tuple[float, float]:
+    """Return the range of targets and a tenth of it on either side.
+
+    A linear model on a row unlike all others, or the inverse of a logarithm, may predict anything; one such
+    row outweighs all others in a squared error.
+
+    Examples
+    --------
+    >>> bounds_of(np.array([3.0, 0.0, 10.0]))
+    (-1.0, 11.0)
+    """
+    least, largest = float(np.min(y)), float(np.max(y))
+    margin = BEYOND * (largest - least)
+    return least - margin, largest + margin
+
+
 def outputs_of(pipeline: Any, table: Table, problem: Problem) -> np.ndarray:
-    """Return probabilities of all classes (float32), or values (float64), shape (n, n_outputs)."""
+    """Return probabilities of all classes (float32), or values (float64), shape (n, n_outputs).
+
+    Values are kept within the problem's bounds, if it has any; NaN stays NaN.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if problem.kind == "regression":
-            return np.asarray(pipeline.predict(table), dtype=np.float64).reshape(-1, 1)
+            values = np.asarray(pipeline.predict(table), dtype=np.float64).reshape(-1, 1)
+            return values if problem.bounds is None else np.clip(values, *problem.bounds)
         found = np.zeros((len(table), problem.n_classes), dtype=np.float32)
         found[:, pipeline.classes_] = pipeline.predict_proba(table)  # a fold may lack a rare class
     return found

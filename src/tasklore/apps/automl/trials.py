@@ -132,7 +132,7 @@ class Blend:
             (weight, candidate, (fit_quietly(candidate, problem, random_state),))
             for weight, candidate, _ in self.members
         ]
-        return Blend(self.problem, tuple(members))
+        return Blend(dataclasses.replace(self.problem, bounds=problem.bounds), tuple(members))
 
 
 @dataclass(frozen=True, eq=False)
