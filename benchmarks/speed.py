@@ -35,8 +35,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tasklore.execution import fastest
 from tasklore.learners.gradient import MAML
-from tasklore.metagrad import fastest, rule_for
+from tasklore.metagrad import rule_for
 from tasklore.nets import MLP, Conv4
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 

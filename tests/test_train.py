@@ -11,10 +11,10 @@ import torch
 from tasklore.artifacts import save_artifact
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
 from tasklore.evaluate import evaluate
+from tasklore.execution import fastest
 from tasklore.experiment import baselines
 from tasklore.learners.gradient import MAML, Reptile
 from tasklore.learners.metric import Prototypes
-from tasklore.metagrad import fastest
 from tasklore.nets import MLP, Conv4
 from tasklore.registry import sources
 from tasklore.scores import Score
@@ -73,7 +73,7 @@ def test_the_rate_falls_along_half_a_cosine_wave() -> None:
     episodes, keys = SinusoidSource().episodes(0, "train", 0, 2)
     moved: list[torch.Tensor] = []
     for index in (0, 4):
-        begun = dataclasses.replace(state, step=index, tasks_at_once=1)
+        begun = dataclasses.replace(state, step=index)
         ended = step(trainer.learner, begun, trainer.spec, episodes, keys, plain)
         moved.append(ended.params["layer0.weight"] - begun.params["layer0.weight"])
     torch.testing.assert_close(moved[1], moved[0] * 0.505, rtol=1e-3, atol=1e-8)

@@ -33,14 +33,10 @@ __all__ = [
     "TowardsAdapted",
     "adapt_tasks",
     "conjugate_gradients",
-    "fastest",
     "parts_of",
     "predict_tasks",
     "rule_for",
 ]
-
-ABOUT_AS_FAST = 1.1
-"""Up to this factor a step counts as about as fast as another."""
 
 Tree = TypeVar("Tree")
 OtherTree = TypeVar("OtherTree")
@@ -370,30 +366,6 @@ def rule_for(learner: Learner, tasks_at_once: int, *, threads: int = 1, compiled
     }
     rule = Compiled(rules[learner.rule]) if compiled else rules[learner.rule]
     return Threads(rule, threads) if threads > 1 else rule
-
-
-def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
-    """Return how many of ``n_tasks`` tasks to run at once, one, four or all, and in how many threads.
-
-    Memory grows with both, so more is tried only while the last enlargement paid.
-
-    Parameters
-    ----------
-    n_tasks : int
-    threads : int
-        Most parts that may run at the same time, each on a core of its own.
-    seconds : callable (tasks at once, threads)
-        Measures how long a step takes so.
-    """
-    chosen, shortest = 1, seconds(1, 1)
-    for size in sorted({min(4, n_tasks), n_tasks} - {1}):
-        taken = seconds(size, 1)
-        if taken * ABOUT_AS_FAST > shortest:
-            break
-        chosen, shortest = size, taken
-    if threads > 1 and seconds(chosen, threads) * ABOUT_AS_FAST < shortest:
-        return chosen, threads
-    return chosen, 1
 
 
 class AdaptedTasks(NamedTuple):

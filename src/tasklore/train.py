@@ -1,4 +1,4 @@
-"""Gradient meta-training: a state, a pure step to the next one, and the verbs that the loop asks for.
+"""Gradient meta-training: a state, a pure step to the next one, and the loop's verbs.
 
 The checkpoint *is* the state. Episodes are named by ``(seed, step)``, so the state needs no sampler position
 beyond its step counter, and a run that was stopped continues as if it had not been.
@@ -6,7 +6,6 @@ beyond its step counter, and a run that was stopped continues as if it had not b
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ from .artifacts import load_artifact, save_artifact
 from .config import from_settings, to_settings
 from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
+from .execution import Execution, Plan, choose
 from .learners.base import Learner
-from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, fastest, predict_tasks, rule_for
+from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
 from .registry import learners
 from .scores import Score
@@ -87,6 +87,9 @@ class TrainSettings:
         faster: these two, or four at a time, in one thread or in one for each core. Compiled, all at once as
         one graph, small networks are several times faster still, after a minute of preparation; see
         :class:`~tasklore.metagrad.Compiled`.
+    memory_limit : int, optional
+        MiB of tensors that a meta-update may hold: fewer tasks run at once then, and where even one does not
+        fit, its inner steps are computed again instead of being kept.
     seed : int
         Names all random draws.
     """
@@ -103,7 +106,8 @@ class TrainSettings:
     n_validation: int = 200
     initial: Literal["random", "pretrained", "prior"] = "random"
     pretrain_steps: int = 500
-    execution: Literal["auto", "vectorised", "loop", "compiled"] = "auto"
+    execution: Execution = "auto"
+    memory_limit: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -120,6 +124,10 @@ class TrainSettings:
             raise InvalidSetting(f"cosine_steps must be at least 1 or left out, got {self.cosine_steps}")
         if self.clip is not None and not self.clip > 0:
             raise InvalidSetting(f"clip must be positive or left out, got {self.clip}")
+        if self.memory_limit is not None and (self.memory_limit < 1 or self.execution == "compiled"):
+            raise InvalidSetting(
+                f"memory_limit must be at least 1 MiB, got {self.memory_limit}; with 'compiled', leave it out"
+            )
         if self.seed < 0:
             raise InvalidSetting(f"seed cannot be negative, got {self.seed}")
 
@@ -162,10 +170,8 @@ class MetaState:
         Mean training loss of each step of the round under way.
     loss : float, optional
         Mean training loss of the last finished round.
-    tasks_at_once : int
-        The execution chosen; 0 before the first step.
-    parts : int
-        Of a meta-update, that run at the same time, a thread each.
+    plan : Plan, optional
+        How steps are run; none before the first one.
     threads : int
         torch threads of the run; other numbers sum in another order.
     started_from : str
@@ -182,8 +188,7 @@ class MetaState:
     history: tuple[Score, ...] = ()
     losses: tuple[float, ...] = ()
     loss: float | None = None
-    tasks_at_once: int = 0
-    parts: int = 1
+    plan: Plan | None = None
     threads: int = dataclasses.field(default_factory=torch.get_num_threads)
     started_from: str = "random"
 
@@ -214,6 +219,7 @@ class MetaState:
         if self.average is self.params:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("average/")}
         plain["history"] = [dataclasses.asdict(score) for score in self.history]
+        plain["plan"] = self.plan and dataclasses.asdict(self.plan)
         return save_artifact(path, tensors, {"state": plain, "note": note}, kind="checkpoint")
 
     @classmethod
@@ -236,6 +242,7 @@ class MetaState:
             plain |= {
                 "history": tuple(Score(**score) for score in plain["history"]),
                 "losses": tuple(plain["losses"]),
+                "plan": plain["plan"] and Plan(**plain["plan"]),
             }
             return cls(**groups, **plain), cast("dict[str, Any]", metadata["note"])
         except (KeyError, TypeError) as error:
@@ -342,9 +349,10 @@ def step(
     NumericalFailure
         A loss or the meta-gradient is not finite; the message names the tasks.
     """
-    context = Context(spec, keys, state.step, training=True)
+    plan = state.plan or Plan()
+    context = Context(spec, keys, state.step, training=True, recompute=plan.recompute)
     compiled = settings.execution == "compiled"
-    rule = rule_for(learner, max(1, state.tasks_at_once), threads=state.parts, compiled=compiled)
+    rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads, compiled=compiled)
     found = (around(rule) if around else rule)(learner, state.params, episodes, context)
     gradient = {name: total / found.weight for name, total in found.total.items()}
     # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
@@ -419,14 +427,14 @@ def fit(
     rounds = state.round + (0 if state.started_from == "prior" else 1)
     while state.step < rounds * settings.steps:
         episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
-        if state.tasks_at_once == 0:
-            at_once, parts = _choose(learner, state, source.spec, episodes, keys, settings, around)
-            state = dataclasses.replace(state, tasks_at_once=at_once, parts=parts)
+        if state.plan is None:
+            plan = _planned(learner, state, source.spec, episodes, keys, settings, around)
+            state = dataclasses.replace(state, plan=plan)
         state = step(learner, state, source.spec, episodes, keys, settings, around)
         yield state
 
 
-def _choose(
+def _planned(
     learner: Learner,
     state: MetaState,
     spec: TaskSpec,
@@ -434,22 +442,21 @@ def _choose(
     keys: Tensor,
     settings: TrainSettings,
     around: Around | None,
-) -> tuple[int, int]:
-    """Return how many tasks to run at once, in how many threads; ``"auto"`` measures on this very step."""
-    if settings.execution == "loop" or settings.n_tasks == 1:
-        return 1, 1
-    if settings.execution in ("vectorised", "compiled"):
-        return (settings.n_tasks, 1) if learner.tags.vectorises else (1, 1)
+) -> Plan:
+    """Choose how to run the steps, by measuring this very one."""
 
-    def seconds(tasks_at_once: int, parts: int = 1) -> float:
-        trial = dataclasses.replace(state, tasks_at_once=tasks_at_once, parts=parts)
-        step(learner, trial, spec, episodes, keys, settings, around)  # the first run pays for warming up
-        started = time.perf_counter()
-        step(learner, trial, spec, episodes, keys, settings, around)
-        return time.perf_counter() - started
+    def run(plan: Plan, around: Around | None = around) -> None:
+        step(learner, dataclasses.replace(state, plan=plan), spec, episodes, keys, settings, around)
 
-    parts = 1 if around else min(torch.get_num_threads(), settings.n_tasks)  # others have one core each
-    return fastest(settings.n_tasks if learner.tags.vectorises else 1, parts, seconds)
+    return choose(
+        settings.n_tasks,
+        settings.execution,
+        run,
+        lambda plan: run(plan, None),
+        vectorises=learner.tags.vectorises,
+        threads=1 if around else min(torch.get_num_threads(), settings.n_tasks),  # others have one core each
+        memory_limit=settings.memory_limit,
+    )
 
 
 def pretrain(
@@ -508,7 +515,7 @@ def pretrain(
 
 def _judged_at_once(state: MetaState) -> int:
     """Return how many tasks to judge at once: as in training, or by size where nothing was trained yet."""
-    return state.tasks_at_once or (TASKS_PER_DRAW if is_small(state.params) else 1)
+    return state.plan.tasks_at_once if state.plan else (TASKS_PER_DRAW if is_small(state.params) else 1)
 
 
 @dataclass(frozen=True)

@@ -123,9 +123,13 @@ class Context:
         The meta-update under way; schedules inside learners depend on it.
     training : bool
         Whether a meta-update follows (dropout on, multi-step losses) or the result is used as it is.
+    recompute : bool
+        Whether to save memory: inner steps keep little of what they compute, and compute it again when they
+        are differentiated, in up to twice the time.
     """
 
     spec: TaskSpec
     key: Tensor
     step: int = 0
     training: bool = False
+    recompute: bool = False

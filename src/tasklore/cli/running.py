@@ -198,6 +198,8 @@ def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> Non
         console = Console()
         console.print(comparison(findings.rows, f"{findings.name}: the comparison on test tasks"))
         console.print(f"ended by {findings.outcome.reason}", highlight=False)
+        if (plan := findings.outcome.state.plan) is not None:
+            console.print(f"ran {plan.why}", highlight=False)
         console.print(f"Report: {report}", highlight=False, soft_wrap=True)
 
 
@@ -208,6 +210,7 @@ def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
         "reason": findings.outcome.reason,
         "seconds": findings.seconds,
         "steps": findings.outcome.state.step,
+        "execution": plan.why if (plan := findings.outcome.state.plan) else "",
         "validation": None if score is None else dataclasses.asdict(score),
         "rows": [
             {

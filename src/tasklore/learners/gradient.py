@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias, get_args
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 from ..errors import InvalidSetting
 from ..nets import MLP, Net
 from ..optimizers import SGD, Adam, Optimizer
+from ..recompute import recomputed
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import (
@@ -139,28 +141,55 @@ class GradientLearner(Learner):
 
     def path(self, params: Params, support: Batch, context: Context) -> Iterator[Params]:
         """Yield the weights before the first inner step, and after each."""
-        here = self.weights_at(params, 0)
-        start = moving = self.moving(here)
-        state = self.inner.init(moving)
-        slopes = torch.func.grad(lambda moving, shared: self.support_loss(shared | moving, support, context))
-        yield here | moving
+        start = self.moving(self.weights_at(params, 0))
+        here = start, self.inner.init(start)
+        yield self.weights_at(params, 0) | start
         for step in range(self.n_steps(context)):
-            here = self.weights_at(params, step)
-            gradient: Params = slopes(moving, here)
-            if not self.differentiates(context):
-                gradient = {name: g.detach() for name, g in gradient.items()}
-            if self.pull:
-                gradient = {
-                    name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
-                }
-            moving, state = self.inner.update(moving, self.scaled(gradient, params, step), state)
-            yield here | moving
+            here = self._stepped(params, start, here, support, context, range(step, step + 1))
+            yield self.weights_at(params, step) | here[0]
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
-        weights: Params = {}
-        for weights in self.path(params, support, context):  # noqa: B007 - the last ones count
-            pass
-        return self.finished(weights, support, context)
+        n_steps = self.n_steps(context)
+        start = self.moving(self.weights_at(params, 0))
+        here = start, self.inner.init(start)
+        # Of what is computed again only the parts' beginnings are kept, and one part at a time: the square
+        # root of the number of steps, twice.
+        size = math.ceil(math.sqrt(n_steps)) if context.recompute else n_steps
+        for first in range(0, n_steps, max(1, size)):
+            steps = range(first, min(first + size, n_steps))
+            here = self._stepped(params, start, here, support, context, steps)
+        return self.finished(self.weights_at(params, max(0, n_steps - 1)) | here[0], support, context)
+
+    def _stepped(
+        self,
+        params: Params,
+        start: Params,
+        here: tuple[Params, Params],
+        support: Batch,
+        context: Context,
+        steps: range,
+    ) -> tuple[Params, Params]:
+        """Return what moves, and the optimiser's state, after some inner steps more."""
+
+        def run(
+            params: Params, start: Params, here: tuple[Params, Params], support: Batch, key: Tensor
+        ) -> tuple[Params, Params]:
+            moving, state = here
+            now = dataclasses.replace(context, key=key)
+            slopes = torch.func.grad(lambda moving, shared: self.support_loss(shared | moving, support, now))
+            for step in steps:
+                gradient: Params = slopes(moving, self.weights_at(params, step))
+                if not self.differentiates(now):
+                    gradient = {name: g.detach() for name, g in gradient.items()}
+                if self.pull:
+                    gradient = {
+                        name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
+                    }
+                moving, state = self.inner.update(moving, self.scaled(gradient, params, step), state)
+            return moving, state
+
+        given = params, start, here, support, context.key
+        return recomputed(run, *given) if context.recompute else run(*given)
 
     def finished(self, weights: Params, support: Batch, context: Context) -> Adapted:
         """Return what is known of a task whose weights have been found."""

@@ -148,6 +148,8 @@ def facts(findings: Findings) -> dict[str, str]:
     ends = workspace.store.find(EventRecord, {"subject": workspace.id, "what": "finished"})
     if ends:
         found["Finished"] = f"{ends[-1].created_at[:19].replace('T', ' ')} UTC"
+    if (plan := findings.outcome.state.plan) is not None:
+        found["Execution"] = plan.why
     found["Seeds"] = f"training {findings.experiment.train.seed}, test {findings.experiment.test.seed}"
     if runs:
         found["Versions"] = _joined(runs[0].versions)

@@ -1,0 +1,207 @@
+"""How a meta-step is run: how many tasks at once, in how many threads, within how much memory.
+
+Nothing of this changes what is learned, but for rounding. It is measured on the first step, kept for the rest
+of the run, and said.
+"""
+
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .errors import InvalidSetting
+
+__all__ = ["Execution", "Plan", "choose", "fastest", "held_bytes"]
+
+ABOUT_AS_FAST = 1.1
+"""Up to this factor a step counts as about as fast as another."""
+
+MIB = 2**20
+
+Execution: TypeAlias = Literal["auto", "vectorised", "loop", "compiled"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the meta-steps of a run are run.
+
+    Parameters
+    ----------
+    tasks_at_once : int
+        See :class:`~tasklore.metagrad.Backprop`.
+    threads : int
+        Parts of a meta-step that run at the same time, see :class:`~tasklore.metagrad.Threads`.
+    recompute : bool
+        Whether inner steps are computed again instead of kept, see :class:`~tasklore.types.Context`.
+    why : str
+        What was measured, in a sentence for the reader.
+    """
+
+    tasks_at_once: int = 1
+    threads: int = 1
+    recompute: bool = False
+    why: str = ""
+
+
+def choose(
+    n_tasks: int,
+    execution: Execution,
+    run: Callable[[Plan], object],
+    alone: Callable[[Plan], object],
+    *,
+    vectorises: bool = True,
+    threads: int = 1,
+    memory_limit: int | None = None,
+) -> Plan:
+    """Measure, and return how to run meta-steps.
+
+    Parameters
+    ----------
+    n_tasks : int
+        In a meta-step.
+    execution : {"auto", "vectorised", "loop", "compiled"}
+    run : callable (plan)
+        Runs a meta-step.
+    alone : callable (plan)
+        Runs it in this thread, whatever other places ``run`` uses.
+    vectorises : bool
+        Whether several tasks can run at once in a thread.
+    threads : int
+        Most parts that may run at the same time, each on a core of its own.
+    memory_limit : int, optional
+        MiB that a meta-step may hold.
+
+    Raises
+    ------
+    InvalidSetting
+        Even one task at a time, its inner steps computed again, needs more memory.
+    """
+    fit, recompute, limits = n_tasks, False, ""
+    if memory_limit is not None:
+        fit, recompute, limits = _fitting(n_tasks if vectorises else 1, alone, memory_limit)
+    most = fit if vectorises else 1
+    if execution != "auto" or n_tasks == 1:
+        at_once = 1 if execution == "loop" else most
+        asked = f", as execution = '{execution}' asks" if execution != "auto" else ""
+        return Plan(at_once, 1, recompute, f"{_tasks(at_once)} at once{asked}{limits}")
+    tried: list[str] = []
+
+    def seconds(at_once: int, parts: int) -> float:
+        plan = Plan(at_once, parts, recompute)
+        run(plan)  # the first run pays for warming up
+        started = time.perf_counter()
+        run(plan)
+        taken = time.perf_counter() - started
+        tried.append(f"{taken:.3g} s with {at_once}" + (f" in each of {parts} threads" if parts > 1 else ""))
+        return taken
+
+    at_once, parts = fastest(most, min(threads, fit), seconds)
+    at_once = max(1, min(at_once, fit // parts))
+    chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
+    return Plan(at_once, parts, recompute, f"{chosen}: a step took {', '.join(tried)}{limits}")
+
+
+def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> tuple[int, bool, str]:
+    """Return how many tasks at once hold no more than so many MiB, whether steps are recomputed, and why."""
+    limit, recompute, note = memory_limit * MIB, False, ""
+    first = held_bytes(lambda: run(Plan()))
+    if first > limit:
+        recompute, note = True, f" with inner steps computed again instead of kept, {_mib(first)} without"
+        first = held_bytes(lambda: run(Plan(recompute=True)))
+    if first > limit:
+        raise InvalidSetting(
+            f"a meta-step holds {_mib(first)} even with one task at a time, and memory_limit is "
+            f"{memory_limit} MiB; set it higher, or take fewer examples, a smaller network, or a learner "
+            "that differentiates no steps (fomaml, reptile, imaml)"
+        )
+    most = 1
+    if n_tasks > 1:
+        next_one = held_bytes(lambda: run(Plan(2, recompute=recompute))) - first
+        most = min(n_tasks, 1 + int((limit - first) // max(1, next_one)))
+    return most, recompute, f"; one task holds {_mib(first)}{note}, {most} fit into {memory_limit} MiB"
+
+
+def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
+    """Return how many of ``n_tasks`` tasks to run at once, one, four or all, and in how many threads.
+
+    Memory grows with both, so more is tried only while the last enlargement paid.
+
+    Parameters
+    ----------
+    n_tasks : int
+    threads : int
+        Most parts that may run at the same time, each on a core of its own.
+    seconds : callable (tasks at once, threads)
+        Measures how long a step takes so.
+    """
+    chosen, shortest = 1, seconds(1, 1)
+    for size in sorted({min(4, n_tasks), n_tasks} - {1}):
+        taken = seconds(size, 1)
+        if taken * ABOUT_AS_FAST > shortest:
+            break
+        chosen, shortest = size, taken
+    if threads > 1 and seconds(chosen, threads) * ABOUT_AS_FAST < shortest:
+        return chosen, threads
+    return chosen, 1
+
+
+def held_bytes(run: Callable[[], object]) -> int:
+    """Return the most bytes of tensors, made while ``run`` runs, that are there at the same time.
+
+    The same on every machine. What an operation needs inside for a moment is not seen, nor what other threads
+    make.
+
+    Examples
+    --------
+    >>> import torch
+    >>> held_bytes(lambda: (torch.zeros(1000) + 1).sum())
+    8004
+    """
+    with _Holding() as holding:
+        run()
+    return holding.most
+
+
+class _Holding(TorchDispatchMode):
+    """Sees every tensor that is made, and when its memory is given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: dict[int, object] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, Tensor):
+                self._note(tensor)
+        return results
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        name, size = id(storage), storage.nbytes()
+        if name in self._known:
+            return
+
+        def gone() -> None:
+            self.now -= size
+            self._known.pop(name, None)
+
+        self._known[name] = weakref.finalize(storage, gone)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / MIB:.3g} MiB"
+
+
+def _tasks(n: int) -> str:
+    return f"{n} task" if n == 1 else f"{n} tasks"

@@ -1,0 +1,148 @@
+"""How steps are run: measured, within a memory limit, and the same result whichever way."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tasklore.errors import InvalidSetting
+from tasklore.execution import Plan, choose, held_bytes
+from tasklore.learners.base import Learner
+from tasklore.learners.cavia import CAVIA
+from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
+from tasklore.learners.maml_plus_plus import MAMLPlusPlus
+from tasklore.metagrad import MetaGradient, rule_for
+from tasklore.nets import MLP, Conv4
+from tasklore.recompute import recomputed
+from tasklore.tasks.source import TaskSource
+from tasklore.tasks.synthetic import SinusoidSource
+from tasklore.testing.learner import toy_source
+from tasklore.train import MetaState, TrainSettings, fit
+from tasklore.types import Context
+
+MIB = 2**20
+
+
+def one_step(
+    learner: Learner, source: TaskSource, plan: Plan, n_tasks: int = 4, *, step: int = 0
+) -> MetaGradient:
+    params = learner.init(source.spec, torch.Generator().manual_seed(0))
+    episodes, keys = source.episodes(0, "train", 0, n_tasks)
+    context = Context(source.spec, keys, step, training=True, recompute=plan.recompute)
+    return rule_for(learner, plan.tasks_at_once, threads=plan.threads)(learner, params, episodes, context)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MAML(MLP((8,)), inner_steps=5),
+        MAML(MLP((8,)), inner_steps=0),
+        MAML(Conv4(4, blocks=2), inner_steps=3, transductive=True),
+        MetaSGD(MLP((8,)), inner_steps=3),
+        MAML(MLP((8,)), inner_steps=3, learned_step_sizes="per-layer-and-step"),
+        ANIL(MLP((8,)), inner_steps=3),
+        CAVIA(MLP((8,)), inner_steps=3),
+        FirstOrderMAML(MLP((8,)), inner_steps=3),
+        MAMLPlusPlus(Conv4(4, blocks=2), inner_steps=3, first_order_steps=0),
+        ImplicitMAML(MLP((8,)), inner_steps=3),
+        Reptile(MLP((8,)), inner_steps=3),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Learner) else str(value),
+)
+def test_computing_steps_again_gives_what_keeping_them_gives(learner: Learner, at_once: int) -> None:
+    source = toy_source(learner)
+    kept, again = (one_step(learner, source, Plan(at_once, 1, way), step=1) for way in (False, True))
+    torch.testing.assert_close(again.losses, kept.losses)
+    for name, total in kept.total.items():
+        torch.testing.assert_close(again.total[name], total, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_grows_with_the_root_of_the_number_of_steps() -> None:
+    """Nine times the steps: three times the memory at most, where keeping all takes about nine."""
+    source = SinusoidSource(n_shots=50, n_queries=50)
+
+    def held(n_steps: int, recompute: bool) -> int:
+        learner = MAML(MLP((32,)), inner_steps=n_steps)
+        return held_bytes(lambda: one_step(learner, source, Plan(1, 1, recompute), 1))
+
+    assert held(36, False) > 4.5 * held(4, False)
+    assert held(36, True) < 3 * held(4, True)
+
+
+def test_tensors_are_counted_while_they_are_there() -> None:
+    def run() -> Tensor:
+        first = torch.zeros(1000)
+        second = first + 1  # both: 8,000 bytes
+        del first
+        third = second.reshape(10, 100).T  # a view takes nothing
+        return third * torch.ones(())  # 8,004
+
+    assert held_bytes(run) == 8004
+    assert held_bytes(lambda: None) == 0
+
+
+def test_memory_does_not_grow_with_the_tasks_under_a_limit() -> None:
+    learner = MAML(MLP((128,)), inner_steps=3)
+    source = SinusoidSource(n_shots=100, n_queries=100)
+    held: dict[int, int] = {}
+    for n_tasks in (12, 36):
+        settings = TrainSettings(steps=1, n_tasks=n_tasks, memory_limit=2, execution="vectorised")
+        (state,) = fit(learner, source, settings)
+        plan = state.plan
+        assert plan is not None
+        assert 1 < plan.tasks_at_once < 12
+        assert "fit into 2 MiB" in plan.why
+
+        held[n_tasks] = held_bytes(lambda n=n_tasks, plan=plan: one_step(learner, source, plan, n))
+        assert held[n_tasks] < 2 * MIB
+        free = held_bytes(lambda n=n_tasks: one_step(learner, source, Plan(n), n))
+        assert free > 2 * MIB
+    assert held[36] < 1.2 * held[12]
+
+
+def test_where_one_task_does_not_fit_its_steps_are_computed_again(tmp_path: Path) -> None:
+    learner = MAML(MLP((128,)), inner_steps=50)
+    source = SinusoidSource(n_shots=100, n_queries=100)
+    (state,) = fit(learner, source, TrainSettings(steps=1, n_tasks=2, memory_limit=2))
+    assert state.plan is not None
+    assert state.plan.recompute
+    assert "computed again instead of kept" in state.plan.why
+    state.save(tmp_path / "state.safetensors", {})
+    assert MetaState.load(tmp_path / "state.safetensors")[0].plan == state.plan
+    (free,) = fit(learner, source, TrainSettings(steps=1, n_tasks=2))
+    for name, tensor in free.params.items():
+        torch.testing.assert_close(state.params[name], tensor, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidSetting, match="even with one task at a time, and memory_limit is 1 MiB"):
+        list(fit(learner, SinusoidSource(n_shots=2000), TrainSettings(steps=1, n_tasks=2, memory_limit=1)))
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limits_that_make_no_sense_are_refused(limit: int) -> None:
+    with pytest.raises(InvalidSetting, match="at least 1 MiB"):
+        TrainSettings(memory_limit=limit)
+    with pytest.raises(InvalidSetting, match="leave it out"):
+        TrainSettings(memory_limit=100, execution="compiled")
+
+
+def test_what_is_chosen_is_said() -> None:
+    tried: list[Plan] = []
+    plan = choose(3, "auto", tried.append, tried.append, vectorises=False)
+    assert plan.why.startswith("1 task at once: a step took ")
+    assert {one.tasks_at_once for one in tried} == {1}
+    plan = choose(3, "vectorised", tried.append, tried.append)
+    assert plan == Plan(3, 1, False, "3 tasks at once, as execution = 'vectorised' asks")
+    assert choose(3, "loop", tried.append, tried.append).tasks_at_once == 1
+
+
+def test_what_is_computed_again_can_be_vectorised_and_differentiated() -> None:
+    weight, x = torch.randn(3, requires_grad=True), torch.randn(5, 3)
+
+    def energy(weight: Tensor, x: Tensor) -> dict[str, Tensor]:
+        return {"energy": (weight * x).sin().sum() ** 2}
+
+    plain = torch.func.vmap(lambda x: energy(weight, x)["energy"])(x).sum()
+    again = torch.func.vmap(lambda x: recomputed(energy, weight, x)["energy"])(x).sum()
+    torch.testing.assert_close(again, plain)
+    torch.testing.assert_close(torch.autograd.grad(again, weight), torch.autograd.grad(plain, weight))
