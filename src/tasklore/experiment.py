@@ -6,7 +6,7 @@ carries it out, and :class:`Findings` is everything that a report shows.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .learners.base import Learner
 from .learners.gradient import GradientLearner
 from .loop import Outcome, Stop, Tasks, Watch, run
 from .registry import learners, sources
-from .tasks.source import Collection, Splits, TaskSource
+from .tasks.source import Collection, MixedSource, Splits, TaskSource
 from .train import Around, GradientTrainer, MetaState, Prior, TrainSettings, pretrain
 from .types import Params, TaskSpec
 from .workspace import Workspace
@@ -150,6 +150,8 @@ class Row:
     shots: int
     evaluation: Evaluation
     is_baseline: bool
+    source: str = ""
+    """The part of a mix that it was judged on; empty for all test tasks."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ class Findings:
         The best that was learned.
     rows : tuple of Row
         The comparison on the test tasks.
+    by_source : tuple of Row
+        The same on each part of a mix by itself; empty where test tasks are of one source.
     over_steps : mapping of int to Evaluation
         The learner after so many gradient steps; empty where it takes none.
     seconds : float
@@ -181,6 +185,7 @@ class Findings:
     splits: Splits
     prior: Prior
     rows: tuple[Row, ...]
+    by_source: tuple[Row, ...]
     over_steps: Mapping[int, Evaluation]
     seconds: float
 
@@ -327,14 +332,20 @@ def conduct(
             on_progress=lambda done: tell(method, done, n_tasks),
         )
 
-    rows: list[Row] = []
-    for shots in experiment.test.shots:
-        source = splits.test.with_shots(shots)
-        for index, (method, (learner, params)) in enumerate(methods.items()):
-            trained = splits.test.spec if index else prior.spec
-            found = judge(method, learner, params, source, experiment.test.n_tasks, trained)
-            workspace.record(found, source, {"shots": shots}, f"{name}, test, {shots} shots")
-            rows.append(Row(shots, found, is_baseline=index > 0))
+    def compared(source: TaskSource, part: str = "") -> Iterator[Row]:
+        for shots in experiment.test.shots:
+            shot = source.with_shots(shots)
+            for index, (method, (learner, params)) in enumerate(methods.items()):
+                trained = splits.test.spec if index else prior.spec
+                found = judge(method, learner, params, shot, experiment.test.n_tasks, trained)
+                where = f"{name}, {part}, test" if part else f"{name}, test"
+                workspace.record(found, shot, {"shots": shots}, f"{where}, {shots} shots")
+                yield Row(shots, found, is_baseline=index > 0, source=part)
+
+    rows = list(compared(splits.test))
+    test = splits.test
+    named = zip(test.names, test.parts, strict=True) if isinstance(test, MixedSource) and test.names else ()
+    by_source = [row for part, source in named for row in compared(source, part)]
 
     over_steps: dict[int, Evaluation] = {}
     if isinstance(prior.learner, GradientLearner):
@@ -346,4 +357,15 @@ def conduct(
 
     workspace.finish(outcome.reason)
     seconds = time.monotonic() - started
-    return Findings(experiment, name, workspace, outcome, splits, prior, tuple(rows), over_steps, seconds)
+    return Findings(
+        experiment,
+        name,
+        workspace,
+        outcome,
+        splits,
+        prior,
+        tuple(rows),
+        tuple(by_source),
+        over_steps,
+        seconds,
+    )

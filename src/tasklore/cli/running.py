@@ -190,13 +190,15 @@ def resumable(what: str) -> Generator[None]:
 
 def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> None:
     """Print the result of a run."""
-    from .show import comparison, print_json
+    from .show import by_source, comparison, print_json
 
     if as_json:
         print_json(_as_json(findings, report))
     elif not quiet:
         console = Console()
         console.print(comparison(findings.rows, f"{findings.name}: the comparison on test tasks"))
+        if findings.by_source:
+            console.print(by_source(findings.by_source))
         console.print(f"ended by {findings.outcome.reason}", highlight=False)
         if (plan := findings.outcome.state.plan) is not None:
             console.print(f"ran {plan.why}", highlight=False)
@@ -217,9 +219,10 @@ def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
                 "method": r.evaluation.method,
                 "shots": r.shots,
                 "baseline": r.is_baseline,
+                "source": r.source,
                 **dataclasses.asdict(r.evaluation.score),
             }
-            for r in findings.rows
+            for r in (*findings.rows, *findings.by_source)
         ],
         "report": str(report),
     }

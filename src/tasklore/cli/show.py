@@ -175,6 +175,31 @@ def comparison(rows: Sequence[Row], title: str) -> Table:
     return table
 
 
+def by_source(rows: Sequence[Row]) -> Table:
+    """Return the table of methods by parts of a mix, for the fewest shots, the best of each in bold."""
+    shots = min(row.shots for row in rows)
+    found = {(row.evaluation.method, row.source): row for row in rows if row.shots == shots}
+    table = Table(
+        title=f"on each source by itself, {_shots(shots)}",
+        title_justify="left",
+        caption="mean over test tasks ± 95 % interval",
+        caption_justify="left",
+    )
+    table.add_column("method")
+    parts = list(dict.fromkeys(part for _, part in found))
+    for part in parts:
+        table.add_column(part, justify="right")
+    best = {
+        part: max((row.evaluation.score for (_, p), row in found.items() if p == part), key=_goodness)
+        for part in parts
+    }
+    for method in dict.fromkeys(method for method, _ in found):
+        cells = [(score := found[method, part].evaluation.score, score == best[part]) for part in parts]
+        name = f"{method} (baseline)" if found[method, parts[0]].is_baseline else method
+        table.add_row(name, *(_cell(*cell) for cell in cells))
+    return table
+
+
 def standings(contest: Contest, found: Sequence[Standing]) -> Table:
     """Return the ranking of a contest."""
     first, main = found[0], contest.shots[0]

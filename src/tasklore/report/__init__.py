@@ -55,6 +55,8 @@ def _render(findings: Findings) -> str:
     content: dict[str, Any] = {
         "style": Markup((folder / "style.css").read_text(encoding="utf-8")),
         "comparison": comparison,
+        "by_source": summary.by_source(findings),
+        "unlearned": getattr(findings.experiment.tasks, "unseen", ()),
         "overview": overview,
         "rounds": rounds,
         "over_steps": findings.over_steps,

@@ -17,6 +17,7 @@ from ..experience.records import (
 )
 from ..experiment import Findings
 from ..scores import Score
+from ..tasks.source import MixedSource
 from ..workspace import task_record
 
 __all__ = ["Kept", "Remembered", "Round", "Side", "facts", "recipe", "remembered", "rounds_of", "sides"]
@@ -208,9 +209,10 @@ def _toml(value: Any) -> str:
 
 def _tested(findings: Findings) -> list[Any]:
     test = findings.splits.test
-    return [test.with_shots(shots) for shots in findings.experiment.test.shots] + (
-        [test] if findings.over_steps else []
-    )
+    parts = list(test.parts) if isinstance(test, MixedSource) and findings.by_source else []
+    return [
+        source.with_shots(shots) for source in (test, *parts) for shots in findings.experiment.test.shots
+    ] + ([test] if findings.over_steps else [])
 
 
 def _joined(values: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The result in words and numbers: which method is best, by how much, and how sure that is."""
 
+import dataclasses
 import inspect
 import math
 import re
@@ -221,6 +222,17 @@ def compare(findings: Findings) -> Comparison:
         min((len(row.evaluation.scores) for row in findings.rows), default=0),
         findings.splits.test.spec.kind == "classification",
     )
+
+
+def by_source(findings: Findings) -> dict[str, Comparison]:
+    """Arrange what each part of a mix by itself came to, part → table."""
+    parts = dict.fromkeys(row.source for row in findings.by_source)
+    return {
+        part: compare(
+            dataclasses.replace(findings, rows=tuple(r for r in findings.by_source if r.source == part))
+        )
+        for part in parts
+    }
 
 
 def overview(findings: Findings) -> Overview:

@@ -314,10 +314,13 @@ class MixedSource(TaskSource):
     parts : tuple of TaskSource
     weights : tuple of float, optional
         Relative frequencies; equal by default.
+    names : tuple of str, optional
+        Of the parts, where each shall be judged by itself.
     """
 
     parts: tuple[TaskSource, ...]
     weights: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         kinds = {(part.spec.kind, part.spec.input_shape) for part in self.parts}
@@ -327,6 +330,8 @@ class MixedSource(TaskSource):
             )
         if self.weights and len(self.weights) != len(self.parts):
             raise InvalidSetting(f"{len(self.parts)} sources need as many weights, got {len(self.weights)}")
+        if self.names and len(self.names) != len(self.parts):
+            raise InvalidSetting(f"{len(self.parts)} sources need as many names, got {len(self.names)}")
 
     @property
     def spec(self) -> TaskSpec:
@@ -374,7 +379,8 @@ class MixedSource(TaskSource):
             "source": "mixed",
             "parts": [part.describe() for part in self.parts],
             "weights": list(self.weights),
+            **({"names": list(self.names)} if self.names else {}),
         }
 
     def with_shots(self, n_shots: int) -> "MixedSource":
-        return MixedSource(tuple(part.with_shots(n_shots) for part in self.parts), self.weights)
+        return dataclasses.replace(self, parts=tuple(part.with_shots(n_shots) for part in self.parts))
