@@ -7,8 +7,8 @@ install any more, but its MAML needs no part that is compiled).
 
 Every measurement runs in a process of its own, the libraries take turns, and the medians are compared; what
 is printed as speed is a ratio within this run. The meta-gradients of all libraries must agree: to 1e-4 on the
-MLPs, to 1e-2 on Conv-4, whose float32 sums are long. "compiled" is ``execution = "compiled"``, whose first
-step takes as long as the last column says.
+MLPs, to 1e-2 on the convolutional networks, whose float32 sums are long. "compiled" is
+``execution = "compiled"``, whose first step takes as long as the last column says.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tasklore.execution import fastest
 from tasklore.learners.gradient import MAML
 from tasklore.metagrad import rule_for
-from tasklore.nets import MLP, Conv4
+from tasklore.nets import MLP, Conv4, ResNet12
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
 PEERS = ("higher", "torchopt", "learn2learn")
@@ -47,30 +47,34 @@ PROBLEMS = {
     "mlp": "MLP 784-256-128-64-5, 16 tasks x 5 steps, 5-way 1-shot",
     "conv4": "Conv-4 28x28, 16 tasks x 1 step, 5-way 1-shot",
     "conv4-5": "Conv-4 28x28, 16 tasks x 5 steps, 5-way 1-shot",
+    "resnet12": "ResNet-12 3x32x32, 2 tasks x 1 step, 5-way 1-shot",
 }
 COMPILED = ("sinusoid", "mlp")  # a graph of stacked convolutions is no faster
-N_TASKS = 16
+N_TASKS = {name: 2 if name == "resnet12" else 16 for name in PROBLEMS}
 SECONDS = 4.0  # that a measurement takes at least
 MetaStep = Callable[[], Params]
 
 
 def problem(name: str) -> tuple[MAML, TaskSpec, Params, Episode]:
     """Return the learner, its params and a stack of episodes."""
-    generator = torch.Generator().manual_seed(0)
+    generator, n_tasks = torch.Generator().manual_seed(0), N_TASKS[name]
     if name == "sinusoid":
         learner, spec = MAML(MLP((40, 40)), inner_steps=5, step_size=0.01), TaskSpec("regression", (1,), 1)
-        x = torch.rand(N_TASKS, 20, 1, generator=generator) * 10 - 5
-        y = torch.sin(x - torch.rand(N_TASKS, 1, 1, generator=generator)) * 3
+        x = torch.rand(n_tasks, 20, 1, generator=generator) * 10 - 5
+        y = torch.sin(x - torch.rand(n_tasks, 1, 1, generator=generator)) * 3
         n_support = 10
     else:
-        net = MLP((256, 128, 64)) if name == "mlp" else Conv4(64)
-        inner_steps, step_size = (1, 0.4) if name == "conv4" else (5, 0.1)
-        learner = MAML(net, inner_steps=inner_steps, step_size=step_size, transductive=True)
-        spec = TaskSpec("classification", (1, 28, 28), 5)
-        x = torch.rand(N_TASKS, 80, 1, 28, 28, generator=generator)
-        y = torch.arange(5).repeat(16).expand(N_TASKS, 80)
+        nets = {"mlp": MLP((256, 128, 64)), "resnet12": ResNet12()}
+        inner_steps, step_size = (1, 0.4) if name == "conv4" else (1, 0.1) if name == "resnet12" else (5, 0.1)
+        learner = MAML(
+            nets.get(name, Conv4(64)), inner_steps=inner_steps, step_size=step_size, transductive=True
+        )
+        shape = (3, 32, 32) if name == "resnet12" else (1, 28, 28)
+        spec = TaskSpec("classification", shape, 5)
+        x = torch.rand(n_tasks, 80, *shape, generator=generator)
+        y = torch.arange(5).repeat(16).expand(n_tasks, 80)
         n_support = 5
-    mask = torch.ones(N_TASKS, x.shape[1])
+    mask = torch.ones(n_tasks, x.shape[1])
     support, query = (
         Batch(x[:, part], y[:, part], mask[:, part]) for part in (slice(0, n_support), slice(n_support, None))
     )
@@ -94,11 +98,27 @@ class Reference(nn.Module):
                 x = F.linear(x, w[f"layer{i}.weight"], w[f"layer{i}.bias"])
                 x = x.relu() if i < n_layers - 1 else x
             return x
+        if "block0.shortcut.weight" in w:
+            return self._residual(x, w)
         for i in range(4):
             x = F.conv2d(x, w[f"block{i}.weight"], padding=1)
             x = F.batch_norm(x, None, None, w[f"block{i}.scale"], w[f"block{i}.shift"], training=True)
             x = F.max_pool2d(x.relu(), 2)
         return F.linear(x.flatten(1), w["head.weight"], w["head.bias"])
+
+    @staticmethod
+    def _residual(x: Tensor, w: Params) -> Tensor:
+        def layer(name: str, x: Tensor, padding: int) -> Tensor:
+            x = F.conv2d(x, w[f"{name}.weight"], padding=padding)
+            return F.batch_norm(x, None, None, w[f"{name}.scale"], w[f"{name}.shift"], training=True)
+
+        for i in range(4):
+            shortcut = layer(f"block{i}.shortcut", x, 0)
+            for j in range(3):
+                x = layer(f"block{i}.conv{j}", x, 1)
+                x = F.leaky_relu(x if j < 2 else x + shortcut, 0.1)
+            x = F.max_pool2d(x, 2)
+        return F.linear(x.mean((2, 3)), w["head.weight"], w["head.bias"])
 
 
 def loss_of(outputs: Tensor, batch: Batch, task: int) -> Tensor:
@@ -111,7 +131,7 @@ def meta_step(library: str, name: str) -> MetaStep:
     """Return a function that computes the mean meta-gradient."""
     learner, spec, params, episodes = problem(name)
     support, query = episodes
-    n_tasks = N_TASKS
+    n_tasks = N_TASKS[name]
     if library.startswith("tasklore"):
         context = Context(spec, torch.arange(n_tasks), training=True)
         if library == "tasklore":  # as execution="auto" does at the first step
@@ -217,7 +237,7 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
         with FlopCounterMode(display=False) as counter:
             learner, spec, params, episodes = problem(name)
             rule_for(learner, 1)(
-                learner, params, episodes, Context(spec, torch.arange(N_TASKS), training=True)
+                learner, params, episodes, Context(spec, torch.arange(N_TASKS[name]), training=True)
             )
         flops = counter.get_total_flops()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -278,7 +298,7 @@ def main() -> None:
                     )
                     results[library].append(json.loads(done.stdout.splitlines()[-1]))
             gradients = {library: dict(np.load(Path(folder) / f"{library}.npz")) for library in libraries}
-        console.print(table(PROBLEMS[name], results, gradients, rate, 1e-2 if "conv" in name else 1e-4))
+        console.print(table(PROBLEMS[name], results, gradients, rate, 1e-4 if name in COMPILED else 1e-2))
 
 
 def table(
