@@ -183,13 +183,13 @@ def _systems(
     from sklearn import ensemble
 
     from ..apps.automl.estimators import AutoClassifier, AutoRegressor
-    from ..apps.automl.losses import METRICS
+    from ..apps.automl.losses import metric_for
     from ..apps.automl.prior import AtRandom, TablePrior
     from .searching import SearchDisplay
 
     classes = split.kind == "classification"
     face = AutoClassifier if classes else AutoRegressor
-    metric = next(iter(METRICS[split.kind].values()))
+    metric = metric_for(split.kind)
 
     def searched(how: str, **settings: Any) -> Callable[[], Any]:
         def fit() -> Any:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ..apps.automl.estimators import AutoClassifier, AutoRegressor, seconds_of
 from ..apps.automl.judging import Judged, judge
-from ..apps.automl.losses import METRICS, Metric
+from ..apps.automl.losses import Metric, metric_for
 from ..apps.automl.pipelines import Kind
 from ..apps.automl.report import METRIC_WORDS, Fitted, duration, written
 from ..apps.automl.trials import Trial
@@ -208,13 +208,7 @@ def conduct(table: Prepared, asked: Asked, store: str | None, remember: bool, co
     console : Console
     """
     wanted, rows = table.wanted, table.searched
-    known = METRICS[wanted.kind]
-    if asked.metric is not None and asked.metric not in known:
-        raise InvalidSetting(
-            f"metric is {asked.metric!r}; for {wanted.kind}, which {table.target} asks for, there are "
-            f"{', '.join(known)}"
-        )
-    metric = known[asked.metric or next(iter(known))]
+    metric = metric_for(wanted.kind, asked.metric)
     _introduce(table, asked, console)
     display = SearchDisplay(asked.seconds, asked.max_evaluations, metric, console)
     face = AutoClassifier if wanted.kind == "classification" else AutoRegressor

@@ -34,7 +34,7 @@ from ...experience.store import ExperienceStore, open_store
 from .boards import leaderboard, why
 from .images import ImagePrior, image_candidates, restored
 from .leaks import warn_of_leaks
-from .losses import METRICS, Metric
+from .losses import metric_for
 from .measuring import Problem, bounds_of
 from .memory import names_of, remember
 from .pipelines import Kind
@@ -105,7 +105,7 @@ class _Auto(BaseEstimator):
             Rows of one group stay together when candidates are judged.
         """
         started = time.monotonic()
-        metric = self._metric()
+        metric = metric_for(self.kind, self.metric)
         name: Any = self.name
         if name is not None and not (isinstance(name, str) and 0 < len(name.strip()) <= LONGEST_NAME):
             raise InvalidSetting(
@@ -180,13 +180,6 @@ class _Auto(BaseEstimator):
         if self.max_evaluations is not None:
             return Budget(None, self.max_evaluations, int(n_jobs), self.memory_limit, seed)
         return Budget(seconds_of(self.budget), None, int(n_jobs), self.memory_limit, seed)
-
-    def _metric(self) -> Metric:
-        known = METRICS[self.kind]
-        name = self.metric or next(iter(known))
-        if name not in known:
-            raise InvalidSetting(f"metric is {name!r}; for {self.kind} there are {', '.join(known)}")
-        return known[name]
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.inspection import permutation_importance
 
 from .estimators import AutoClassifier, AutoRegressor
-from .losses import METRICS, Metric
+from .losses import METRICS, Metric, metric_for
 from .pipelines import Kind
 
 __all__ = ["Bin", "Importance", "Judged", "Model", "TestScore", "calibration", "importance", "judge"]
@@ -144,7 +144,7 @@ def judge(model: Model, X: pd.DataFrame, y: np.ndarray, y_searched: np.ndarray) 
     else:
         constant = np.array([seen.mean()])
     always = np.tile(constant, (len(targets), 1))
-    asked = _metric(model)
+    asked = metric_for(model.kind, model.metric)
     metrics = [asked, *(metric for metric in METRICS[model.kind].values() if metric is not asked)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare class that no kept row has
@@ -190,7 +190,7 @@ def importance(
     seconds : float
     random_state : int
     """
-    targets, metric = _targets(model, y), _metric(model)
+    targets, metric = _targets(model, y), metric_for(model.kind, model.metric)
     order = np.random.default_rng(random_state).permutation(len(X))
 
     def score(asked: Model, rows: pd.DataFrame, expected: np.ndarray) -> float:
@@ -268,11 +268,6 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     centre = (share + Z**2 / (2 * n)) / scale
     half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _metric(model: Model) -> Metric:
-    known = METRICS[model.kind]
-    return known[model.metric or next(iter(known))]
 
 
 def _outputs(model: Model, X: pd.DataFrame) -> np.ndarray:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-__all__ = ["LEAST", "LOSSES", "METRICS", "Metric", "log_loss", "one_minus_r2"]
+from ...errors import InvalidSetting
+
+__all__ = ["LEAST", "LOSSES", "METRICS", "Metric", "log_loss", "metric_for", "one_minus_r2"]
 
 LEAST = 1e-6  # no class is ruled out altogether: one row must not decide everything
 
@@ -117,4 +119,20 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         ),
     }.items()
 }
-"""By kind of task and name; the first is the default."""
+"""By kind of task and name."""
+
+
+def metric_for(kind: str, name: str | None = None) -> Metric:
+    """Return a metric by its name; by default the one that orders predictions as the loss does.
+
+    Raises
+    ------
+    InvalidSetting
+        There is no such metric for this kind of task.
+    """
+    known = METRICS[kind]
+    if name is None:
+        return next(metric for metric in known.values() if metric.is_default)
+    if name not in known:
+        raise InvalidSetting(f"metric is {name!r}; for {kind} there are {', '.join(known)}")
+    return known[name]

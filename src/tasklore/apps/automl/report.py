@@ -20,7 +20,7 @@ from ...errors import InvalidData
 from ...pages import check_installed, environment, write_page
 from .estimators import AutoClassifier
 from .judging import Bin, Importance, Judged, Model, calibration, importance
-from .losses import METRICS
+from .losses import metric_for
 from .tables import Schema
 from .trials import Found
 
@@ -85,7 +85,7 @@ class Fitted:
     @property
     def metric(self) -> str:
         """What the search went by."""
-        return self.model.metric or next(iter(METRICS[self.model.kind]))
+        return metric_for(self.model.kind, self.model.metric).name
 
     @property
     def board(self) -> pd.DataFrame:
@@ -93,7 +93,7 @@ class Fitted:
         board = self.model.leaderboard_
         if board.empty:
             return board
-        less = not METRICS[self.model.kind][self.metric].larger_is_better
+        less = not metric_for(self.model.kind, self.metric).larger_is_better
         by: Any = board.sort_values(["rows", "score"], ascending=[False, less], na_position="last")
         return by.sort_values("score", key=pd.isna, kind="stable", ignore_index=True)
 
@@ -207,7 +207,7 @@ def _charts(fitted: Fitted, important: Importance | None) -> dict[str, Any]:
         fitted.found.seconds,
         words,
         scale,
-        larger_is_better=METRICS[fitted.model.kind][fitted.metric].larger_is_better,
+        larger_is_better=metric_for(fitted.model.kind, fitted.metric).larger_is_better,
     )
     drawn: dict[str, Any] = {"curve": curve, "is_cut": is_cut, "predictions": "", "residuals": ""}
     drawn["importance"] = "" if important is None else charts.draw_importance(important, words, scale)

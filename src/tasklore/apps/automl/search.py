@@ -19,7 +19,7 @@ from ...canonical import dumps
 from .descriptors import describe
 from .ensembles import select
 from .images import image_candidates
-from .losses import METRICS, Metric
+from .losses import Metric, metric_for
 from .measuring import Measurement, Problem, fit_quietly, folds_of, measure, outputs_of
 from .pipelines import Candidate, Features
 from .prior import TablePrior
@@ -75,7 +75,7 @@ def search(
     watch : callable
         Is told of each trial.
     """
-    metric = metric or next(iter(METRICS[problem.kind].values()))
+    metric = metric or metric_for(problem.kind)
     started = time.monotonic() if started is None else started
     return _Search(problem, prior, budget, metric, started, watch or (lambda trial: None)).run()
 
@@ -458,7 +458,7 @@ class _Search:
         weights[weights < LEAST_WEIGHT] = 0.0
         weights /= weights.sum()
         loss = design.problem.loss(judged, np.tensordot(weights, np.nan_to_num(predictions[:, judged]), 1))
-        if self.metric is next(iter(METRICS[self.problem.kind].values())) and loss > design.trivial:
+        if self.metric.is_default and loss > design.trivial:
             # Nothing that was tried can tell anything; predicting always the same is better then.
             return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
         members = [
