@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasklore.errors import InvalidData, InvalidSetting
-from tasklore.nets import MLP, Conv4, Identity, ModuleNet, ResNet12
+from tasklore.nets import MLP, Conv4, Identity, ResNet12
 from tasklore.types import Inputs, Params
 
 
@@ -141,23 +141,6 @@ def test_queries_normalised_as_the_support_was_do_not_depend_on_each_other() -> 
     assert torch.allclose(together[:1], first, atol=1e-12)
     own, _ = net.apply(params, Inputs(x, torch.ones(7, dtype=torch.float64)))
     assert torch.allclose(together, own, atol=1e-9)
-
-
-def test_a_module_with_running_statistics_is_refused_and_the_cure_named() -> None:
-    net = ModuleNet(lambda shape: nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4)))
-    with pytest.raises(InvalidSetting, match="track_running_stats=False"):
-        net.init((1, 8, 8), 3, torch.Generator())
-
-
-def test_a_module_becomes_a_net() -> None:
-    net = ModuleNet(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 4), nn.Tanh()))
-    before = torch.random.get_rng_state()
-    params = net.init((3,), 2, torch.Generator().manual_seed(0))
-    assert torch.equal(before, torch.random.get_rng_state())
-    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    out, _ = net.apply(params, Inputs(x, torch.ones(5)))
-    hidden = torch.tanh(F.linear(x, params["body.1.weight"], params["body.1.bias"]))
-    assert torch.allclose(out, F.linear(hidden, params["head.weight"], params["head.bias"]))
 
 
 def test_mistakes_are_told() -> None:

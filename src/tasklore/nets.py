@@ -8,13 +8,12 @@ output, so that queries can be treated as the support was.
 
 import abc
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from .errors import InvalidData, InvalidSetting
 from .registry import nets
@@ -24,7 +23,6 @@ __all__ = [
     "MLP",
     "Conv4",
     "Identity",
-    "ModuleNet",
     "Net",
     "ResNet12",
     "TextEncoder",
@@ -388,52 +386,6 @@ class TextEncoder(Net):
     @property
     def _widths(self) -> tuple[int, ...]:
         return (self.width, *self.hidden, self.width) if self.hidden else ()
-
-
-@dataclass(frozen=True)
-class ModuleNet(Net):
-    """Any ``nn.Module`` that turns examples into features, with a linear output layer where one is asked for.
-
-    Parameters
-    ----------
-    build : callable (input_shape) -> nn.Module
-        Makes a fresh module from (n, *input_shape) to (n, ...). Called with torch's global generator seeded,
-        and restored afterwards.
-
-    Raises
-    ------
-    InvalidSetting
-        The module keeps running statistics, which would be shared between tasks.
-    """
-
-    build: Callable[[tuple[int, ...]], nn.Module]
-
-    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            module = self.build(input_shape)
-        for name, part in module.named_modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:  # pyright: ignore[reportPrivateUsage]
-                raise InvalidSetting(
-                    f"{name or 'the module'} is a {type(part).__name__} with running statistics, which tasks "
-                    "would share; "
-                    "make it with track_running_stats=False, or use GroupNorm"
-                )
-        params = {f"body.{name}": weight.detach().clone() for name, weight in module.named_parameters()}
-        if n_outputs is not None:
-            with torch.no_grad():
-                n_features = module(torch.zeros(2, *input_shape)).flatten(1).shape[1]
-            params |= fresh_head(n_features, n_outputs, generator)
-        return params
-
-    def apply(
-        self, params: Params, inputs: Inputs, statistics: Params | None = None
-    ) -> tuple[Tensor, Params]:
-        with torch.device("meta"):
-            module = self.build(tuple(inputs.x.shape[1:]))
-        body = {name.removeprefix("body."): w for name, w in params.items() if name.startswith("body.")}
-        x = torch.func.functional_call(module, body, (inputs.x,)).flatten(1)
-        return with_head(x, params), {}
 
 
 def _unit(x: Tensor) -> Tensor:

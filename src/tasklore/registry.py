@@ -116,4 +116,4 @@ def _origin(entry: object) -> str:
 
 learners: Registry[type] = Registry("learner", home=("tasklore.learners",))
 sources: Registry[Callable[..., object]] = Registry("source", home=("tasklore.tasks",))
-nets: Registry[type] = Registry("net", home=("tasklore.nets", "tasklore.pretrained"))
+nets: Registry[type] = Registry("net", home=("tasklore.nets", "tasklore.modules"))

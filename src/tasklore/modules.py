@@ -1,13 +1,14 @@
-"""Backbones that were trained elsewhere: any ``nn.Module``, or a model of Hugging Face or timm by its name.
+"""Any ``nn.Module`` as a backbone: fresh, or trained elsewhere, or of Hugging Face or timm by its name.
 
-Frozen, such a network is a feature extractor, and what is meta-learned lies behind it; else its weights are
-where meta-learning starts. In both cases it stays in evaluation mode: dropout is off, and normalisation keeps
-the statistics that it came with, so that tasks do not share any through it.
+What was trained elsewhere is a feature extractor as long as it is frozen, and what is meta-learned lies
+behind it; else its weights are where meta-learning starts. In both cases it stays in evaluation mode: dropout
+is off, and normalisation keeps the statistics that it came with, so that tasks do not share any through it.
 """
 
 import abc
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +16,83 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .errors import DownloadError, InvalidData, InvalidSetting, MissingDependency
+from .functional import called, check_module
 from .nets import Net, fresh_head, with_head
 from .registry import nets
 from .types import Inputs, Params
 
-__all__ = ["HuggingFace", "PretrainedModule", "PretrainedNet", "Timm"]
+__all__ = ["HuggingFace", "ModuleNet", "PretrainedModule", "PretrainedNet", "Timm"]
 
 BODY = "body."
+
+
+@dataclass(frozen=True)
+class ModuleNet(Net):
+    """Any ``nn.Module`` that turns examples into features, with a linear output layer where one is asked for.
+
+    Attention, recurrent layers, tied weights and autocast inside are fine. Weights that do not require a
+    gradient, and buffers, stay as ``build`` makes them; that must be the same each time, as it is for
+    constants and for what is loaded.
+
+    Parameters
+    ----------
+    build : callable (input_shape) -> nn.Module
+        Makes a fresh module from (n, *input_shape) to (n, ...). Called with torch's global generator seeded,
+        and restored afterwards.
+
+    Raises
+    ------
+    InvalidSetting
+        The module has layers that meta-learning cannot use, see :func:`~tasklore.functional.check_module`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = ModuleNet(lambda shape: torch.nn.GRUCell(shape[0], 4))
+    >>> sorted(net.init((3,), 2, torch.Generator().manual_seed(0)))[-2:]
+    ['head.bias', 'head.weight']
+    """
+
+    build: Callable[[tuple[int, ...]], nn.Module]
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        module = _built(self.build, input_shape, int(torch.randint(2**62, (), generator=generator)))
+        check_module(module)
+        own = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+        params = {f"{BODY}{name}": weight.detach().clone() for name, weight in own.items()}
+        if n_outputs is not None:
+            with torch.no_grad():
+                n_features = called(module, {}, torch.zeros(2, *input_shape)).flatten(1).shape[1]
+            params |= fresh_head(n_features, n_outputs, generator)
+        return params
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        module = _template(self.build, tuple(inputs.x.shape[1:]))
+        return with_head(called(module, _body(params), inputs.x).flatten(1), params), {}
+
+
+def _built(build: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _template(build: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...]) -> nn.Module:
+    """Return a module whose weights are always exchanged, but for those that are frozen."""
+    return _aside(lambda: _built(build, shape, 0).requires_grad_(False))
+
+
+def _aside(make: Callable[[], nn.Module]) -> nn.Module:
+    """Make a module in a thread of its own: transforms that are under way belong to this one."""
+    with ThreadPoolExecutor(1) as aside:
+        return aside.submit(make).result()
+
+
+def _body(params: Params) -> Params:
+    return {name.removeprefix(BODY): w for name, w in params.items() if name.startswith(BODY)}
 
 
 @dataclass(frozen=True)
@@ -62,14 +133,13 @@ class PretrainedNet(Net):
             with torch.no_grad():
                 features = module(x)
         else:
-            body = {name.removeprefix(BODY): w for name, w in params.items() if name.startswith(BODY)}
-            features = torch.func.functional_call(module, body, (x,))
+            features = called(module, _body(params), x)
         return with_head(features.flatten(1), params), {}
 
 
 @functools.lru_cache(maxsize=8)
 def _loaded(net: PretrainedNet) -> nn.Module:
-    return net.load().eval().requires_grad_(False)
+    return _aside(lambda: net.load().eval().requires_grad_(False))
 
 
 @dataclass(frozen=True)

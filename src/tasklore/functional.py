@@ -1,0 +1,277 @@
+"""Call an ``nn.Module`` with other weights than its own, so that the result can be differentiated twice.
+
+Fused kernels are what stands in the way. That of attention has no second derivative on a CPU, those of
+recurrent networks write into their own results, which no stack of tasks can do, and the second derivatives of
+batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13). While a module is called,
+the formulas stand in for them.
+"""
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from .errors import InvalidSetting
+from .types import Params
+
+__all__ = ["called", "check_module"]
+
+State: TypeAlias = tuple[Tensor, ...]
+"""Of a cell: ``(h,)``, or ``(h, c)`` for an LSTM."""
+
+
+def called(module: nn.Module, weights: Params, x: Tensor) -> Tensor:
+    """Return what a module makes of ``x`` with these weights in place of its own of the same names.
+
+    Threads may call the same module at the same time.
+    """
+    with _Formulas(), _plain_attention():
+        return torch.func.functional_call(_of_this_thread(module), weights, (x,))
+
+
+def check_module(module: nn.Module) -> None:
+    """Refuse what meta-learning cannot use, and name the cure.
+
+    Raises
+    ------
+    InvalidSetting
+        A layer keeps running statistics, which tasks would share, or drops at random, which inner gradients
+        cannot repeat.
+    """
+    for name, part in module.named_modules():
+        here = f"{name or 'the module'} is a {type(part).__name__}"
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:  # pyright: ignore[reportPrivateUsage]
+            raise InvalidSetting(
+                f"{here} with running statistics, which tasks would share; make it with "
+                "track_running_stats=False, or use GroupNorm"
+            )
+        dropout = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0.0)  # pyright: ignore[reportPrivateUsage]
+        if isinstance(dropout, float) and dropout > 0:
+            raise InvalidSetting(
+                f"{here} that drops {100 * dropout:g} % at random, which no inner gradient can repeat; make "
+                "it with dropout 0: what keeps examples from being learned by heart is the meta-learned start"
+            )
+        if isinstance(part, nn.RNNBase) and part.proj_size:
+            raise InvalidSetting(f"{here} with proj_size, which is not supported; put an nn.Linear behind it")
+
+
+_copies = threading.local()
+
+
+def _of_this_thread(module: nn.Module) -> nn.Module:
+    """Return a copy with the same tensors; while it is called they are exchanged, which no other may see."""
+    known: dict[int, tuple[nn.Module, nn.Module]] = _copies.__dict__.setdefault("known", {})
+    if id(module) not in known:
+        tensors = (*module.parameters(), *module.buffers())
+        known[id(module)] = module, copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    return known[id(module)][1]
+
+
+class _Formulas(TorchFunctionMode):
+    """Puts formulas in the place of fused kernels; in this thread only."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        formula = NORMALISATIONS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
+        return formula(*args, **(kwargs or {}))
+
+
+_choosing = threading.Lock()
+_choice: list[Any] = [0, None]  # calls under way, and what the choice of kernels was before them
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Generator[None]:
+    """Let attention be computed by its formula; the choice of kernels belongs to the process."""
+    with _choosing:
+        if _choice[0] == 0:
+            _choice[1] = contextlib.ExitStack()
+            _choice[1].enter_context(sdpa_kernel(SDPBackend.MATH))
+        _choice[0] += 1
+    try:
+        yield
+    finally:
+        with _choosing:
+            _choice[0] -= 1
+            if _choice[0] == 0:
+                _choice[1].close()
+
+
+def _normalised(
+    x: Tensor,
+    axes: tuple[int, ...],
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Normalise (n, c, …) over some axes, or with the statistics of its channels that are given."""
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    if mean is None or variance is None:
+        middle = x.mean(axes, keepdim=True)
+        centred = x - middle
+        spread = (centred * centred).mean(axes, keepdim=True)
+    else:
+        centred, spread = x - mean.view(shape), variance.view(shape)
+    x = centred * torch.rsqrt(spread + eps)
+    x = x if weight is None else x * weight.view(shape)
+    return x if bias is None else x + bias.view(shape)
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,  # noqa: ARG001 - running statistics are never moved
+    eps: float = 1e-5,
+) -> Tensor:
+    given = (None, None) if training else (running_mean, running_var)
+    return _normalised(x, (0, *range(2, x.ndim)), *given, weight, bias, eps)
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,  # noqa: ARG001 - running statistics are never moved
+    eps: float = 1e-5,
+) -> Tensor:
+    given = (None, None) if use_input_stats else (running_mean, running_var)
+    return _normalised(x, tuple(range(2, x.ndim)), *given, weight, bias, eps)
+
+
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = x - x.mean(axes, keepdim=True)
+    x = centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + eps)
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+Cell: TypeAlias = Callable[[Tensor, Tensor, State], State]
+"""(of the input, of ``h``: what the weights make of them; state) → state."""
+
+
+def _lstm_cell(from_x: Tensor, from_h: Tensor, state: State) -> State:
+    take, keep, new, show = (from_x + from_h).chunk(4, -1)
+    memory = keep.sigmoid() * state[1] + take.sigmoid() * new.tanh()
+    return show.sigmoid() * memory.tanh(), memory
+
+
+def _gru_cell(from_x: Tensor, from_h: Tensor, state: State) -> State:
+    (reset_x, keep_x, new_x), (reset_h, keep_h, new_h) = from_x.chunk(3, -1), from_h.chunk(3, -1)
+    new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
+    keep = (keep_x + keep_h).sigmoid()
+    return ((1 - keep) * new + keep * state[0],)
+
+
+def _tanh_cell(from_x: Tensor, from_h: Tensor, _: State) -> State:
+    return ((from_x + from_h).tanh(),)
+
+
+def _relu_cell(from_x: Tensor, from_h: Tensor, _: State) -> State:
+    return ((from_x + from_h).relu(),)
+
+
+def _one_step(cell: Cell) -> Callable[..., Any]:
+    """Return what stands for a fused cell of torch, such as ``torch.lstm_cell``."""
+
+    def step(
+        x: Tensor,
+        state: Any,
+        w_x: Tensor,
+        w_h: Tensor,
+        b_x: Tensor | None = None,
+        b_h: Tensor | None = None,
+    ) -> Any:
+        given: State = (state,) if isinstance(state, Tensor) else tuple(state)
+        found = cell(F.linear(x, w_x, b_x), F.linear(given[0], w_h, b_h), given)
+        return found[0] if isinstance(state, Tensor) else found
+
+    return step
+
+
+def _all_steps(cell: Cell) -> Callable[..., Any]:
+    """Return what stands for a fused recurrent network of torch, such as ``torch.lstm``."""
+
+    def run(*given: Any) -> Any:
+        if not isinstance(given[3], bool):  # torch's other signature
+            raise InvalidSetting(
+                "packed sequences cannot be stacked with those of other tasks; pad them instead"
+            )
+        x, state, weights, has_bias, n_layers, _, _, both_ways, batch_first = given
+        start: State = (state,) if isinstance(state, Tensor) else tuple(state)
+        each = 4 if has_bias else 2
+        groups = [weights[i : i + each] for i in range(0, len(weights), each)]
+        x = x.transpose(0, 1) if batch_first else x  # (time, n, features)
+        last: list[State] = []
+        n_ways = 2 if both_ways else 1
+        for layer in range(n_layers):
+            ways: list[Tensor] = []
+            for way in range(n_ways):
+                place = layer * n_ways + way
+                outputs, ended = _through(cell, x, tuple(s[place] for s in start), groups[place], way == 1)
+                ways.append(outputs)
+                last.append(ended)
+            x = torch.cat(ways, -1)
+        x = x.transpose(0, 1) if batch_first else x
+        return (x, *(torch.stack(states) for states in zip(*last, strict=True)))
+
+    return run
+
+
+def _through(
+    cell: Cell, x: Tensor, state: State, weights: Sequence[Tensor], backwards: bool
+) -> tuple[Tensor, State]:
+    """Return the outputs of one layer in one direction, (time, n, width), and its last state."""
+    w_x, w_h, b_x, b_h = weights if len(weights) == 4 else (*weights, None, None)
+    from_x = F.linear(x, w_x, b_x)
+    outputs: list[Tensor] = []
+    for time in _times(len(x), backwards):
+        state = cell(from_x[time], F.linear(state[0], w_h, b_h), state)
+        outputs.append(state[0])
+    return torch.stack(outputs[::-1] if backwards else outputs), state
+
+
+def _times(n: int, backwards: bool) -> Iterator[int]:
+    return reversed(range(n)) if backwards else iter(range(n))
+
+
+CELLS: Mapping[str, Cell] = {
+    "lstm": _lstm_cell,
+    "gru": _gru_cell,
+    "rnn_tanh": _tanh_cell,
+    "rnn_relu": _relu_cell,
+}
+RECURRENT: Mapping[str, Callable[..., Any]] = {
+    **{name: _all_steps(cell) for name, cell in CELLS.items()},
+    **{f"{name}_cell": _one_step(cell) for name, cell in CELLS.items()},
+}
+"""By the name of torch's own function."""
+
+NORMALISATIONS: Mapping[Any, Callable[..., Tensor]] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.layer_norm: _layer_norm,
+}

@@ -1,0 +1,326 @@
+"""Modules as backbones: fresh or with weights, frozen or as a start, and with layers that are awkward."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from tasklore.config import from_settings, to_settings
+from tasklore.errors import DownloadError, InvalidData, InvalidSetting, MissingDependency
+from tasklore.functional import called
+from tasklore.learners.base import Learner
+from tasklore.learners.closed_form import RidgeHead
+from tasklore.learners.gradient import MAML
+from tasklore.learners.metric import Prototypes
+from tasklore.metagrad import rule_for
+from tasklore.modules import HuggingFace, ModuleNet, PretrainedModule, Timm
+from tasklore.registry import nets
+from tasklore.testing.learner import toy_source
+from tasklore.train import Prior
+from tasklore.types import Batch, Context, Episode, Inputs, TaskSpec
+
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is not installed: pip install 'tasklore[pretrained]'",
+)
+
+
+def module() -> nn.Module:
+    """Make a small network with all that is awkward: running statistics unlike a batch, and dropout."""
+    torch.manual_seed(0)
+    built = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.9))
+    built(torch.randn(50, 1, 3, 4) + 3)
+    return built
+
+
+def images(n: int) -> Tensor:
+    return torch.randn(n, 1, 3, 4, generator=Generator().manual_seed(1))
+
+
+def test_a_frozen_module_gives_its_own_features_and_has_no_params() -> None:
+    net, x = PretrainedModule(build=module), images(5)
+    assert net.init((1, 3, 4), None, Generator()) == {}
+    found, statistics = net.apply({}, Inputs(x, torch.ones(5)))
+    torch.testing.assert_close(found, module().eval()(x).flatten(1))
+    assert statistics == {}
+    one, _ = net.apply({}, Inputs(x[:1], torch.ones(1)))
+    torch.testing.assert_close(one, found[:1])  # no example has a part in what another one gives
+    assert not found.requires_grad
+
+
+def test_a_module_that_is_not_frozen_is_a_start() -> None:
+    net, x = PretrainedModule(frozen=False, build=module), images(5)
+    params = net.init((1, 3, 4), 3, Generator().manual_seed(0))
+    assert set(net.output_layer(params)) == {"head.weight", "head.bias"}
+    torch.testing.assert_close(params["body.0.weight"], dict(module().named_parameters())["0.weight"])
+    leaves = {name: weight.clone().requires_grad_() for name, weight in params.items()}
+    net.apply(leaves, Inputs(x, torch.ones(5)))[0].square().sum().backward()
+    assert all(leaf.grad is not None and torch.isfinite(leaf.grad).all() for leaf in leaves.values())
+    body = {name.removeprefix("body."): w for name, w in params.items() if name.startswith("body.")}
+    features, _ = net.apply(
+        {n: w for n, w in params.items() if n.startswith("body.")}, Inputs(x, torch.ones(5))
+    )
+    torch.testing.assert_close(features, torch.func.functional_call(module().eval(), body, (x,)).flatten(1))
+
+
+@pytest.mark.parametrize("tasks_at_once", [1, 4])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        Prototypes(PretrainedModule(frozen=False, build=module)),
+        RidgeHead(PretrainedModule(build=module)),
+        MAML(PretrainedModule(frozen=False, build=module), inner_steps=2),
+        MAML(PretrainedModule(build=module), inner_steps=2),  # adapts its output layer
+    ],
+    ids=["prototypes", "ridge-head, frozen", "maml", "maml, frozen"],
+)
+def test_learners_take_them(learner: Learner, tasks_at_once: int) -> None:
+    source = toy_source(learner) if not isinstance(learner, MAML) else toy_source(Prototypes())
+    params = learner.init(source.spec, Generator().manual_seed(0))
+    episodes, keys = source.episodes(0, "train", 0, 4)
+    context = Context(source.spec, keys, training=True)
+    found = rule_for(learner, tasks_at_once)(learner, params, episodes, context)
+    assert set(found.total) == set(params)
+    assert all(torch.isfinite(total).all() for total in found.total.values())
+    plain = rule_for(learner, 1)(learner, params, episodes, context)
+    for name, total in plain.total.items():
+        torch.testing.assert_close(found.total[name], total, rtol=1e-3, atol=1e-4)
+
+
+def test_a_module_must_be_given() -> None:
+    with pytest.raises(InvalidSetting, match="give build="):
+        PretrainedModule().init((1, 3, 4), None, Generator())
+
+
+def saved(folder: Path, kind: str) -> str:
+    """Write a tiny model of Hugging Face with random weights, as ``save_pretrained`` does."""
+    from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    if kind == "vit":
+        model = ViTModel(
+            ViTConfig(
+                hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, image_size=8,
+                patch_size=4,
+            )
+        )  # fmt: skip
+    else:
+        model = ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1]))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_a_model_of_hugging_face_from_its_files(kind: str, tmp_path: Path) -> None:
+    net = HuggingFace(model=saved(tmp_path / kind, kind), size=8)
+    learner = RidgeHead(net)
+    source = toy_source(Prototypes())
+    params = learner.init(source.spec, Generator().manual_seed(0))
+    assert not any(name.startswith("body.") for name in params)
+    episodes, keys = source.episodes(0, "train", 0, 2)
+    found = rule_for(learner, 1)(learner, params, episodes, Context(source.spec, keys, training=True))
+    assert torch.isfinite(found.losses).all()
+    features, _ = net.apply({}, Inputs(episodes.support.x[0], episodes.support.mask[0]))
+    assert features.shape == (len(episodes.support.mask[0]), 8)
+    # A prior names the model, and finds it again.
+    again = from_settings(nets, to_settings(net, nets), "[net]")
+    assert again == net
+    Prior(learner, params, source.spec).save(tmp_path / "prior.safetensors")
+    loaded = Prior.load(tmp_path / "prior.safetensors")
+    assert loaded.learner == learner
+    assert set(loaded.params) == set(params)
+
+
+@needs_transformers
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DownloadError, match=r"empty' cannot be loaded: .*safetensors"):
+        HuggingFace(model=str(tmp_path / "empty")).init((1, 8, 8), None, Generator())
+    with pytest.raises(InvalidData, match="needs images of shape"):
+        HuggingFace(model=saved(tmp_path / "resnet", "resnet")).init((5,), None, Generator())
+
+
+@pytest.mark.parametrize("kind", [HuggingFace, Timm])
+def test_a_name_is_needed(kind: type[HuggingFace] | type[Timm]) -> None:
+    with pytest.raises(InvalidSetting, match="which model"):
+        kind()
+    with pytest.raises(InvalidSetting, match="size must be positive"):
+        kind(model="x", size=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed here")
+def test_without_timm_its_installation_is_told() -> None:
+    with pytest.raises(MissingDependency, match="pip install timm torchvision"):
+        Timm(model="resnet18").init((3, 8, 8), None, Generator())
+
+
+def test_a_module_with_running_statistics_is_refused_and_the_cure_named() -> None:
+    net = ModuleNet(lambda shape: nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4)))
+    with pytest.raises(InvalidSetting, match="track_running_stats=False"):
+        net.init((1, 8, 8), 3, torch.Generator())
+
+
+def test_a_module_becomes_a_net() -> None:
+    net = ModuleNet(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(shape[0], 4), nn.Tanh()))
+    before = torch.random.get_rng_state()
+    params = net.init((3,), 2, torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.random.get_rng_state())
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    out, _ = net.apply(params, Inputs(x, torch.ones(5)))
+    hidden = torch.tanh(F.linear(x, params["body.1.weight"], params["body.1.bias"]))
+    assert torch.allclose(out, F.linear(hidden, params["head.weight"], params["head.bias"]))
+
+
+class Recurrent(nn.Module):
+    """The last output of a recurrent network."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[0][:, -1]
+
+
+class Unrolled(nn.Module):
+    """A cell, step by step."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        state: Any = None
+        for time in range(x.shape[1]):
+            state = self.cell(x[:, time], state)
+        return state if isinstance(state, Tensor) else state[0]
+
+
+class Tied(nn.Module):
+    """One matrix in two places, a frozen layer, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.fixed = nn.Linear(4, 4).requires_grad_(False)
+        nn.init.eye_(self.fixed.weight)
+        nn.init.zeros_(self.fixed.bias)
+        self.places: Tensor
+        self.register_buffer("places", torch.linspace(0, 1, 6)[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fixed(self.second(self.first(x + self.places).tanh())).mean(1)
+
+
+class Mixed(nn.Module):
+    """Computes in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(24, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            return self.layer(x.flatten(1)).relu().float()
+
+
+AWKWARD: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: Recurrent(nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True)),
+    "gru": lambda: Recurrent(nn.GRU(4, 5, batch_first=True)),
+    "rnn": lambda: Recurrent(nn.RNN(4, 5, nonlinearity="relu", bias=False, batch_first=True)),
+    "lstm cell": lambda: Unrolled(nn.LSTMCell(4, 5)),
+    "gru cell": lambda: Unrolled(nn.GRUCell(4, 5)),
+    "rnn cell": lambda: Unrolled(nn.RNNCell(4, 5)),
+    "attention": lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True),
+    "batch norm": lambda: nn.Sequential(nn.Conv1d(6, 5, 3), nn.BatchNorm1d(5, track_running_stats=False)),
+    "instance norm": lambda: nn.Sequential(nn.Conv1d(6, 4, 2), nn.InstanceNorm1d(4, affine=True)),
+    "layer norm": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.SiLU()),
+    "group norm": lambda: nn.Sequential(nn.Conv1d(6, 4, 3), nn.GroupNorm(2, 4), nn.GELU()),
+    "tied, frozen": Tied,
+    "mixed precision": Mixed,
+}
+
+
+def sequences(n_tasks: int, dtype: torch.dtype) -> Episode:
+    generator = Generator().manual_seed(1)
+    x = torch.randn(n_tasks, 12, 6, 4, generator=generator).to(dtype)
+    y, mask = torch.arange(3).repeat(4).expand(n_tasks, 12), torch.ones(n_tasks, 12, dtype=dtype)
+    sides = (slice(0, 6), slice(6, 12))
+    return Episode(*(Batch(x[:, side], y[:, side], mask[:, side]) for side in sides))
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_second_order_without_surprises(kind: str) -> None:
+    """Together, in threads and one by one the same; and as differences of the objective say."""
+    build = AWKWARD[kind]
+    learner = MAML(ModuleNet(lambda _: build()), inner_steps=2, step_size=0.1)
+    spec = TaskSpec("classification", (6, 4), 3)
+    dtype = torch.float32 if kind == "mixed precision" else torch.float64
+    coarse = 1e-6 if dtype == torch.float64 else 1e-2
+    before = torch.random.get_rng_state()
+    params = {name: w.to(dtype) for name, w in learner.init(spec, Generator().manual_seed(0)).items()}
+    if kind == "tied, frozen":
+        assert sorted(params) == [
+            *("body.first.bias", "body.first.weight", "body.second.bias"),
+            *("head.bias", "head.weight"),
+        ]
+        torch.set_default_dtype(dtype)  # for what is frozen
+    try:
+        episodes, context = sequences(3, dtype), Context(spec, torch.arange(3), training=True)
+        plain = rule_for(learner, 1)(learner, params, episodes, context)
+        for rule in (rule_for(learner, 3), rule_for(learner, 1, threads=3)):
+            found = rule(learner, params, episodes, context)
+            for name, total in plain.total.items():
+                torch.testing.assert_close(found.total[name], total, rtol=coarse, atol=coarse)
+        assert torch.equal(before, torch.random.get_rng_state())
+        if dtype == torch.float32:
+            return  # too coarse for differences
+        way = {
+            name: torch.randn(w.shape, generator=Generator().manual_seed(i), dtype=dtype)
+            for i, (name, w) in enumerate(params.items())
+        }
+
+        def objective(distance: float) -> float:
+            moved = {name: w + distance * way[name] for name, w in params.items()}
+            return float(rule_for(learner, 1)(learner, moved, episodes, context).losses.sum())
+
+        slope = sum(float((total * way[name]).sum()) for name, total in plain.total.items())
+        assert slope == pytest.approx((objective(1e-6) - objective(-1e-6)) / 2e-6, rel=1e-4, abs=1e-7)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in AWKWARD if kind != "mixed precision"])
+def test_formulas_give_what_fused_kernels_give(kind: str) -> None:
+    torch.manual_seed(0)
+    module, x = AWKWARD[kind](), torch.randn(5, 6, 4)
+    torch.testing.assert_close(called(module, {}, x), module(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "cure"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)), "drops 10 % at random"),
+        (nn.TransformerEncoderLayer(4, 2, 8), "make it with dropout 0"),
+        (nn.GRU(4, 5, 2, dropout=0.2), "drops 20 %"),
+        (nn.LSTM(4, 5, proj_size=2), r"put an nn\.Linear behind it"),
+        (nn.Sequential(nn.BatchNorm1d(6)), "track_running_stats=False"),
+    ],
+    ids=["dropout", "attention", "gru", "projection", "running statistics"],
+)
+def test_what_cannot_work_is_refused_with_the_cure(module: nn.Module, cure: str) -> None:
+    with pytest.raises(InvalidSetting, match=cure):
+        ModuleNet(lambda _: module).init((6, 4), 3, Generator())
+
+
+def test_packed_sequences_are_refused() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)])
+    with pytest.raises(InvalidSetting, match="pad them instead"):
+        called(nn.GRU(4, 5), {}, cast("Any", packed))
