@@ -2,6 +2,7 @@
 
     python benchmarks/fewshot.py sinusoid            # minutes
     python benchmarks/fewshot.py omniglot --minutes 30
+    python benchmarks/fewshot.py omniglot --figure docs/assets/omniglot.svg
     python benchmarks/fewshot.py --list
 
 A table is a set of runs, each an ordinary configuration. A run that was stopped goes on where it was; one
@@ -409,6 +410,42 @@ def table(name: str, results: list[dict[str, Any]]) -> Table:
     return grid
 
 
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw the validation score of every learner over its minutes, and its test score at the end."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    learned = [result for result in results if "validation_curve" in result]
+    if not learned:
+        raise SystemExit("no learner of this table has been run yet")
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name, "font.size": 11}):
+        figure = Figure(figsize=(8.0, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for place, result in enumerate(sorted(learned, key=lambda result: result["learner"])):
+            colour, curve = f"C{place % 10}", result["validation_curve"]
+            minutes = [result["training_minutes"] * (i + 1) / len(curve) for i in range(len(curve))]
+            style = "-" if place < 10 else "--"
+            axes.plot(
+                minutes, [score["mean"] for score in curve], style, color=colour, label=result["learner"]
+            )
+            shots = min(line["shots"] for line in result["lines"])
+            (test,) = [
+                line
+                for line in result["lines"]
+                if line["method"] == result["learner"] and line["shots"] == shots
+            ]
+            bar = {"fmt": "o", "color": colour, "capsize": 3}
+            axes.errorbar(minutes[-1], test["mean"], test["half_width"], **bar)
+        metric = learned[0]["validation_curve"][0]["metric"]
+        axes.set(
+            xlabel="minutes of meta-training", ylabel=metric, yscale="log" if metric == "mse" else "linear"
+        )
+        axes.legend(frameon=False, ncols=2, loc="best", title="validation; ● test, 95 % interval")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.5)
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
 def main() -> None:
     """Carry out the asked tables."""
     parser = argparse.ArgumentParser(
@@ -420,12 +457,18 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, default=HERE / "results", help="where runs and results lie")
+    parser.add_argument("--figure", type=Path, help="draw what is there of one table, and run nothing")
     parser.add_argument("--list", action="store_true", help="name the tables and their runs")
     arguments = parser.parse_args()
     console = Console()
     if arguments.list or not arguments.tables:
         for row in ROWS:
             console.print(f"{row.table:24} {row.table}-{row.learner}  ({row.minutes:g} minutes)")
+        return
+    if arguments.figure:
+        (name,) = arguments.tables
+        files = [arguments.folder / f"{row.table}-{row.learner}.json" for row in ROWS if row.table == name]
+        draw([json.loads(file.read_text()) for file in files if file.exists()], arguments.figure)
         return
     torch.set_num_threads(arguments.threads)
     for name in dict.fromkeys(row.table for row in ROWS):
