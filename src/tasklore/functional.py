@@ -9,7 +9,8 @@ the formulas stand in for them.
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -32,7 +33,7 @@ def called(module: nn.Module, weights: Params, x: Tensor) -> Tensor:
 
     Threads may call the same module at the same time.
     """
-    with _Formulas(), _plain_attention():
+    with _Formulas(), PLAIN_ATTENTION:
         return torch.func.functional_call(_of_this_thread(module), weights, (x,))
 
 
@@ -67,11 +68,11 @@ _copies = threading.local()
 
 def _of_this_thread(module: nn.Module) -> nn.Module:
     """Return a copy with the same tensors; while it is called they are exchanged, which no other may see."""
-    known: dict[int, tuple[nn.Module, nn.Module]] = _copies.__dict__.setdefault("known", {})
-    if id(module) not in known:
+    known: Any = _copies.__dict__.setdefault("known", weakref.WeakKeyDictionary())
+    if module not in known:
         tensors = (*module.parameters(), *module.buffers())
-        known[id(module)] = module, copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    return known[id(module)][1]
+        known[module] = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    return known[module]
 
 
 class _Formulas(TorchFunctionMode):
@@ -84,25 +85,26 @@ class _Formulas(TorchFunctionMode):
         return formula(*args, **(kwargs or {}))
 
 
-_choosing = threading.Lock()
-_choice: list[Any] = [0, None]  # calls under way, and what the choice of kernels was before them
+class _PlainAttention:
+    """Lets attention be computed by its formula while any thread wants it: the choice is the process's."""
+
+    def __init__(self) -> None:
+        self.lock, self.n, self.choice = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.n == 0:
+                self.choice.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self.n += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.n -= 1
+            if self.n == 0:
+                self.choice.close()
 
 
-@contextlib.contextmanager
-def _plain_attention() -> Generator[None]:
-    """Let attention be computed by its formula; the choice of kernels belongs to the process."""
-    with _choosing:
-        if _choice[0] == 0:
-            _choice[1] = contextlib.ExitStack()
-            _choice[1].enter_context(sdpa_kernel(SDPBackend.MATH))
-        _choice[0] += 1
-    try:
-        yield
-    finally:
-        with _choosing:
-            _choice[0] -= 1
-            if _choice[0] == 0:
-                _choice[1].close()
+PLAIN_ATTENTION = _PlainAttention()
 
 
 def _normalised(
