@@ -37,6 +37,7 @@ from sklearn.feature_selection import (
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.impute import SimpleImputer
+from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import (
     BayesianRidge,
@@ -60,6 +61,7 @@ from sklearn.preprocessing import (
     PowerTransformer,
     QuantileTransformer,
     RobustScaler,
+    SplineTransformer,
     StandardScaler,
     TargetEncoder,
 )
@@ -76,15 +78,17 @@ __all__ = ["MODELS", "VARIED", "Candidate", "Features", "Kind"]
 
 Kind: TypeAlias = Literal["classification", "regression"]
 Encoding: TypeAlias = Literal["onehot", "ordinal", "target", "frequency"]
-Numbers: TypeAlias = Literal["raw", "standard", "quantile", "power", "unit"]
+Numbers: TypeAlias = Literal["raw", "standard", "quantile", "power", "unit", "splines"]
 Target: TypeAlias = Literal["", "standard", "logarithm", "quantile"]
-Extra: TypeAlias = Literal["select", "information", "pca", "interactions", "missing", ""]
+Extra: TypeAlias = Literal["select", "information", "pca", "interactions", "landmarks", "missing", ""]
 
 VARIED = " with "
 """What stands in the name of a candidate between the named one that it varies and its settings."""
 MOST_CELLS = 125_000_000  # numbers that a model may be given: 1 GB
 MOST_LEVELS = 30  # one-hot columns that one category gives; the rest share one
 N_TEXT = 24  # numbers that a row's texts become
+N_KNOTS, SPLINE_DEGREE = 5, 3
+N_LANDMARKS = 300  # rows that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,13 @@ class Features:
     categories : {"onehot", "ordinal", "target", "frequency"}
         One column for each frequent level; the level's number; its mean target, cross-fitted so that a row's
         own target is not in it; or its share of the rows.
-    numbers : {"raw", "standard", "quantile", "power", "unit"}
+    numbers : {"raw", "standard", "quantile", "power", "unit", "splines"}
         Left alone, gaps included; or filled with the median and brought to zero mean and unit variance, to a
-        normal distribution by ranks or by a power, or to 0…1.
-    extra : {"select", "information", "pca", "interactions", "missing", ""}
+        normal distribution by ranks or by a power, to 0…1, or to cubic splines with knots at quantiles.
+    extra : {"select", "information", "pca", "interactions", "landmarks", "missing", ""}
         Keep the better half of the columns by F-test or by mutual information; principal components of 95 %
-        of the variance; products of the ten best columns; a flag for each gap.
+        of the variance; products of the ten best columns; likeness to some of the rows (Nyström's
+        approximation of a Gaussian kernel); a flag for each gap.
     """
 
     categories: Encoding = "ordinal"
@@ -174,10 +179,10 @@ class Candidate:
             encoded = sum(min(n, MOST_LEVELS) for n in levels)
         elif self.features.categories == "target" and n_classes > 2:
             encoded = len(levels) * n_classes
-        n_dates, n_texts = len(schema.of_kind("date")), len(schema.of_kind("text"))
-        return (
-            len(schema.of_kind("number")) + encoded + n_dates * len(DateParts.PARTS) + N_TEXT * (n_texts > 0)
-        )
+        numbers, dates, texts = (len(schema.of_kind(kind)) for kind in ("number", "date", "text"))
+        if self.features.numbers == "splines":
+            numbers *= N_KNOTS + SPLINE_DEGREE - 2
+        return numbers + encoded + dates * len(DateParts.PARTS) + N_TEXT * (texts > 0)
 
     def suits(self, schema: Schema, n_rows: int, n_classes: int, rarest: int) -> bool:
         """Whether a table is small enough for it.
@@ -284,6 +289,9 @@ def _numbers(features: Features, random_state: int) -> Any:
         "quantile": lambda: _normal(random_state),
         "power": PowerTransformer,
         "unit": MinMaxScaler,
+        "splines": lambda: SplineTransformer(
+            N_KNOTS, SPLINE_DEGREE, knots="quantile", extrapolation="linear", include_bias=False
+        ),
     }
     return make_pipeline(filled, scalers[features.numbers]())
 
@@ -345,6 +353,7 @@ def _extra(extra: Extra, kind: Kind, random_state: int) -> list[tuple[str, Any]]
             ("products", PolynomialFeatures(2, include_bias=False)),
             ("scale", StandardScaler()),
         ],
+        "landmarks": [("landmarks", Nystroem(n_components=N_LANDMARKS, random_state=random_state))],
     }
     return steps[extra]
 

@@ -16,6 +16,7 @@ __all__ = ["candidates"]
 ORDINAL, ONEHOT, TARGET = Features(), Features("onehot"), Features("target")
 FREQUENCY = Features("frequency")
 LINEAR = Features("onehot", "standard")
+SPLINES, LANDMARKS = Features("onehot", "splines"), Features("onehot", "standard", "landmarks")
 
 
 @cache
@@ -99,6 +100,15 @@ def _add_boosting(add: Add, kind: Kind) -> None:
     }.items():
         add(f"boosting-{name}", "boosting", {"early_stopping": False, **settings})
     add("boosting-target", "boosting", {"early_stopping": False, "max_iter": 80}, TARGET)
+    # As many trees as a tenth of the rows asks for, so that they grow with the table.
+    stopped = {"early_stopping": True, "n_iter_no_change": 15, "max_iter": 800, "learning_rate": 0.06}
+    add("boosting-stopped", "boosting", stopped, rarest=5)
+    add(
+        "boosting-stopped-wide",
+        "boosting",
+        {**stopped, "max_leaf_nodes": 63, "max_features": 0.5},
+        rarest=5,
+    )
 
     cautious = {"n_estimators": 250, "learning_rate": 0.03, "num_leaves": 15}
     sampled = {"subsample": 0.8, "subsample_freq": 1, "colsample_bytree": 0.7}
@@ -142,6 +152,8 @@ def _add_boosting(add: Add, kind: Kind) -> None:
         add("lightgbm-robust", "lightgbm", {**cautious, "objective": "huber"}, target="standard")
         add("lightgbm-log-target", "lightgbm", cautious, target="logarithm")
         add("lightgbm-normal-target", "lightgbm", cautious, target="quantile")
+        linear = {"n_estimators": 150, "learning_rate": 0.05, "num_leaves": 8, "linear_tree": True}
+        add("lightgbm-linear", "lightgbm", {**linear, "linear_lambda": 1.0}, target="standard")
         add("boosting-log-target", "boosting", {"early_stopping": False}, target="logarithm")
     else:
         add("lightgbm-balanced", "lightgbm", {**cautious, "class_weight": "balanced"})
@@ -200,6 +212,10 @@ def _add_classifiers(add: Add) -> None:
         "missing": Features("onehot", "standard", "missing"),
     }.items():
         add(f"logistic-{name}", "logistic", logistic, features)
+    for c in (10.0, 100.0):  # what they are given is between 0 and 1
+        add(f"logistic-landmarks-{c:g}", "logistic", {"C": c, "max_iter": 300}, LANDMARKS)
+    for c in (1.0, 10.0):
+        add(f"logistic-splines-{c:g}", "logistic", {"C": c, "max_iter": 300}, SPLINES)
     add(
         "logistic-products",
         "logistic",
@@ -244,6 +260,10 @@ def _add_regressors(add: Add) -> None:
         "missing": Features("onehot", "standard", "missing"),
     }.items():
         add(f"ridge-{name}", "ridge", {"alpha": 1.0}, features)
+    add("ridge-landmarks-1", "ridge", {"alpha": 1.0}, LANDMARKS)
+    add("ridge-landmarks-0.1", "ridge", {"alpha": 0.1}, LANDMARKS, target="logarithm")
+    for alpha in (0.1, 1.0):
+        add(f"ridge-splines-{alpha:g}", "ridge", {"alpha": alpha}, SPLINES)
     products = Features("target", "standard", "interactions")
     add("ridge-products", "ridge", {"alpha": 10.0}, products)
     add("ridge-log-target", "ridge", {"alpha": 1.0}, LINEAR, target="logarithm")
