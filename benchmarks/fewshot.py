@@ -434,8 +434,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
                 for line in result["lines"]
                 if line["method"] == result["learner"] and line["shots"] == shots
             ]
-            bar = {"fmt": "o", "color": colour, "capsize": 3}
-            axes.errorbar(minutes[-1], test["mean"], test["half_width"], **bar)
+            axes.errorbar(minutes[-1], test["mean"], test["half_width"], fmt="o", color=colour, capsize=3)
         metric = learned[0]["validation_curve"][0]["metric"]
         axes.set(
             xlabel="minutes of meta-training", ylabel=metric, yscale="log" if metric == "mse" else "linear"

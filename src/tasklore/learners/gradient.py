@@ -170,26 +170,34 @@ class GradientLearner(Learner):
         steps: range,
     ) -> tuple[Params, Params]:
         """Return what moves, and the optimiser's state, after some inner steps more."""
+        if not context.recompute:
+            return self._descended(params, start, here, support, context, steps)
+        return recomputed(
+            lambda *given: self._descended(*given[:-1], dataclasses.replace(context, key=given[-1]), steps),
+            *(params, start, here, support, context.key),
+        )
 
-        def run(
-            params: Params, start: Params, here: tuple[Params, Params], support: Batch, key: Tensor
-        ) -> tuple[Params, Params]:
-            moving, state = here
-            now = dataclasses.replace(context, key=key)
-            slopes = torch.func.grad(lambda moving, shared: self.support_loss(shared | moving, support, now))
-            for step in steps:
-                gradient: Params = slopes(moving, self.weights_at(params, step))
-                if not self.differentiates(now):
-                    gradient = {name: g.detach() for name, g in gradient.items()}
-                if self.pull:
-                    gradient = {
-                        name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
-                    }
-                moving, state = self.inner.update(moving, self.scaled(gradient, params, step), state)
-            return moving, state
-
-        given = params, start, here, support, context.key
-        return recomputed(run, *given) if context.recompute else run(*given)
+    def _descended(
+        self,
+        params: Params,
+        start: Params,
+        here: tuple[Params, Params],
+        support: Batch,
+        context: Context,
+        steps: range,
+    ) -> tuple[Params, Params]:
+        moving, state = here
+        slopes = torch.func.grad(lambda moving, shared: self.support_loss(shared | moving, support, context))
+        for step in steps:
+            gradient: Params = slopes(moving, self.weights_at(params, step))
+            if not self.differentiates(context):
+                gradient = {name: g.detach() for name, g in gradient.items()}
+            if self.pull:
+                gradient = {
+                    name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
+                }
+            moving, state = self.inner.update(moving, self.scaled(gradient, params, step), state)
+        return moving, state
 
     def finished(self, weights: Params, support: Batch, context: Context) -> Adapted:
         """Return what is known of a task whose weights have been found."""
