@@ -329,6 +329,7 @@ def conduct(
             trained=trained,
             n_tasks=n_tasks,
             seed=experiment.test.seed,
+            device=experiment.train.device,
             on_progress=lambda done: tell(method, done, n_tasks),
         )
 

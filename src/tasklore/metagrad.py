@@ -280,12 +280,16 @@ class Compiled(Rule):
                 f"{type(learner).__name__} changes its objective with the meta-updates, and a compiled step "
                 "stays as it is; use execution = 'vectorised'"
             )
-        graph = _graph(learner, self.rule, context.spec, context.training)
+        # On a CUDA device the graph is recorded once, and played back as a whole in every later step.
+        mode = "reduce-overhead" if context.key.device.type == "cuda" else None
+        graph = _graph(learner, self.rule, context.spec, context.training, mode)
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # heavy
 
         try:
             with torch.no_grad():
                 total, losses = graph(params, episodes, context.key)
+                if mode:  # the next step writes to the same places
+                    total, losses = tree_map(torch.clone, (total, losses))
         except (FailOnRecompileLimitHit, TorchDynamoException) as error:
             raise InvalidSetting(
                 f"{type(learner).__name__} cannot be compiled here: {_in_short(error)}. A C++ compiler and "
@@ -301,13 +305,13 @@ def _in_short(error: Exception) -> str:
 
 @functools.lru_cache(maxsize=32)
 def _graph(
-    learner: Learner, rule: Rule, spec: TaskSpec, training: bool
+    learner: Learner, rule: Rule, spec: TaskSpec, training: bool, mode: str | None
 ) -> Callable[[Params, Episode, Tensor], tuple[Params, Tensor]]:
     def whole(params: Params, episodes: Episode, keys: Tensor) -> tuple[Params, Tensor]:
         found = rule(learner, params, episodes, Context(spec, keys, training=training))
         return found.total, found.losses
 
-    compiled: Any = torch.compile(whole, fullgraph=True, dynamic=False)
+    compiled: Any = torch.compile(whole, fullgraph=True, dynamic=False, mode=mode)
     return compiled
 
 

@@ -7,6 +7,7 @@ output, so that queries can be treated as the support was.
 """
 
 import abc
+import contextlib
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,6 +78,10 @@ class Net(abc.ABC):
     def output_layer(self, params: Params) -> frozenset[str]:
         """Name the tensors of the output layer; none for a net that gives its features."""
         return frozenset(name for name in params if name.startswith("head."))
+
+    def normalisation(self, params: Params) -> frozenset[str]:
+        """Name the scales and shifts that follow a normalisation."""
+        return frozenset()
 
 
 @nets.register("identity")
@@ -205,8 +210,11 @@ class Conv4(Net):
                 x = _pooled(x)
             factor = scale.abs() * torch.rsqrt(variance + EPS)
             offset = params[f"block{i}.shift"] - mean * factor
-            x = torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1)).relu()
+            x = _scaled(x, factor, offset).relu()
         return with_head(x.flatten(1), params), used
+
+    def normalisation(self, params: Params) -> frozenset[str]:
+        return frozenset(name for name in params if name.endswith((".scale", ".shift")))
 
     def _halved(self, size: tuple[int, ...]) -> tuple[int, ...]:
         if min(size) < 2:
@@ -279,7 +287,7 @@ class ResNet12(Net):
             used[f"{name}.mean"], used[f"{name}.variance"] = mean, variance
             factor = params[f"{name}.scale"] * torch.rsqrt(variance + EPS)
             offset = params[f"{name}.shift"] - mean * factor
-            return torch.addcmul(offset.view(-1, 1, 1), x, factor.view(-1, 1, 1))
+            return _scaled(x, factor, offset)
 
         for i in range(len(self.widths)):
             shortcut = layer(f"block{i}.shortcut", x)
@@ -288,6 +296,9 @@ class ResNet12(Net):
                 x = F.leaky_relu(x if j < 2 else x + shortcut, SLOPE)
             x = _pooled(x) if min(x.shape[-2:]) >= 2 else x
         return with_head(x.mean((2, 3)), params), used
+
+    def normalisation(self, params: Params) -> frozenset[str]:
+        return frozenset(name for name in params if name.endswith((".scale", ".shift")))
 
 
 def _layers(block: int, n_in: int, width: int) -> list[tuple[str, int, int]]:
@@ -443,10 +454,16 @@ def _convolved(
     return x, known or _moments_of_patches(patches, share, weight)
 
 
+def _scaled(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+    """Return each channel times a factor plus an offset, in the precision of ``x``."""
+    factor, offset = (t.to(x.dtype).view(-1, 1, 1) for t in (factor, offset))
+    return torch.addcmul(offset, x, factor)
+
+
 def _moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and variance of each channel of (n, c, h, w), images weighted by ``share``."""
     if torch.compiler.is_compiling():  # it makes few passes of operations, but knows no functions in vmap
-        mean = torch.mv(x.mean((2, 3)).T, share)
+        mean = torch.mv(x.mean((2, 3), dtype=share.dtype).T, share)
         return mean, torch.mv(((x - mean.view(-1, 1, 1)) ** 2).mean((2, 3)).T, share)
     moments: Any = _Moments.apply
     return moments(x, share)
@@ -464,7 +481,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        mean = torch.mv(x.mean((2, 3)).T, share)  # (c,)
+        mean = torch.mv(x.mean((2, 3), dtype=share.dtype).T, share)  # (c,)
         squares = torch.linalg.vector_norm(x - mean.view(-1, 1, 1), dim=(2, 3)) ** 2  # (n, c)
         return mean, torch.mv(squares.T, share) / x[0, 0].numel()
 
@@ -478,7 +495,8 @@ class _Moments(torch.autograd.Function):
         of_mean, of_variance = slopes  # (c,)
         weight = (share / x[0, 0].numel()).unsqueeze(1)  # (n, 1)
         factor, offset = weight * (2 * of_variance), weight * (of_mean - 2 * of_variance * mean)  # (n, c)
-        return torch.addcmul(offset[..., None, None], x, factor[..., None, None]), None
+        factor, offset = (t.to(x.dtype)[..., None, None] for t in (factor, offset))
+        return torch.addcmul(offset, x, factor), None
 
 
 def _pooled(x: Tensor) -> Tensor:
@@ -536,9 +554,17 @@ def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple
     ``C`` the mean and the covariance of the patches. On a first layer of few channels these are tiny, and the
     same for all weights.
     """
-    mean = torch.mv(patches.mean(1).T, share)  # (d,)
-    centred = patches - mean  # (n, positions, d)
-    each = torch.bmm(centred.transpose(1, 2), centred) / patches.shape[1]  # (n, d, d)
-    covariance = torch.tensordot(share, each, 1)  # (d, d)
-    rows = weight.flatten(1)  # (c, d)
-    return rows @ mean, ((rows @ covariance) * rows).sum(1)
+    with _all_digits(weight.device.type):  # few numbers, on which all others depend
+        patches = patches.to(share.dtype)
+        mean = torch.mv(patches.mean(1).T, share)  # (d,)
+        centred = patches - mean  # (n, positions, d)
+        each = torch.bmm(centred.transpose(1, 2), centred) / patches.shape[1]  # (n, d, d)
+        covariance = torch.tensordot(share, each, 1)  # (d, d)
+        rows = weight.flatten(1)  # (c, d)
+        return rows @ mean, ((rows @ covariance) * rows).sum(1)
+
+
+def _all_digits(device: str) -> contextlib.AbstractContextManager[object]:
+    """Keep mixed precision out of what is computed inside."""
+    mixed = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if mixed else contextlib.nullcontext()

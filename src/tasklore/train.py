@@ -22,6 +22,7 @@ from .execution import Execution, Plan, choose
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
+from .placement import Device, Precision, device_for, in_precision, placed
 from .registry import learners
 from .scores import Score
 from .tasks.scaling import Scaling
@@ -90,6 +91,11 @@ class TrainSettings:
     memory_limit : int, optional
         MiB of tensors that a meta-update may hold: fewer tasks run at once then, and where even one does not
         fit, its inner steps are computed again instead of being kept.
+    device : {"auto", "cpu", "cuda"}
+        Where meta-updates are computed: on a CUDA device where there is one, if left to "auto".
+    precision : {"float32", "bfloat16"}
+        What the net computes in while meta-learning; see :class:`~tasklore.placement.Lowered`. Tasks are
+        judged in single precision.
     seed : int
         Names all random draws.
     """
@@ -108,6 +114,8 @@ class TrainSettings:
     pretrain_steps: int = 500
     execution: Execution = "auto"
     memory_limit: int | None = None
+    device: Device = "auto"
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -130,6 +138,8 @@ class TrainSettings:
             )
         if self.seed < 0:
             raise InvalidSetting(f"seed cannot be negative, got {self.seed}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise InvalidSetting(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'")
 
     @property
     def outer(self) -> Optimizer:
@@ -196,6 +206,20 @@ class MetaState:
     def round(self) -> int:
         """Rounds finished."""
         return len(self.history)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the params lie; a learner without any computes on the CPU."""
+        return next((tensor.device for tensor in self.params.values()), torch.device("cpu"))
+
+    def on(self, device: torch.device) -> "MetaState":
+        """Return the state with its tensors on a device; what they share, they share there too."""
+        if device == self.device:
+            return self
+        groups = (self.params, self.moments, self.average, self.best)
+        moved = {id(group): placed(group, device) for group in groups}
+        params, moments, average, best = (moved[id(group)] for group in groups)
+        return dataclasses.replace(self, params=params, moments=moments, average=average, best=best)
 
     @property
     def best_score(self) -> Score | None:
@@ -317,6 +341,7 @@ class Prior:
 
 def init(params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
     """Return the state before the first step."""
+    params = placed(params, device_for(settings.device))
     return MetaState(params, settings.outer.init(params), params, params, started_from=started_from)
 
 
@@ -350,6 +375,8 @@ def step(
         A loss or the meta-gradient is not finite; the message names the tasks.
     """
     plan = state.plan or Plan()
+    learner = in_precision(learner, settings.precision)
+    episodes, keys = placed((episodes, keys), state.device)
     context = Context(spec, keys, state.step, training=True, recompute=plan.recompute)
     compiled = settings.execution == "compiled"
     rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads, compiled=compiled)
@@ -421,6 +448,7 @@ def fit(
     learner.check_spec(source.spec)
     if state is None:
         state = init(learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
+    state = state.on(device_for(settings.device))
     if state.threads != torch.get_num_threads():
         torch.set_num_threads(state.threads)
     # A prior is judged as it is before anything more is learned: its first round has no steps.
@@ -454,7 +482,8 @@ def _planned(
         run,
         lambda plan: run(plan, None),
         vectorises=learner.tags.vectorises,
-        threads=1 if around else min(torch.get_num_threads(), settings.n_tasks),  # others have one core each
+        # Others have one core each, and a CUDA device needs no more than one.
+        threads=1 if around or state.device.type != "cpu" else min(torch.get_num_threads(), settings.n_tasks),
         memory_limit=settings.memory_limit,
     )
 
@@ -493,10 +522,12 @@ def pretrain(
     if net is None:
         raise InvalidSetting(f"{type(learner).__name__} has no network to pre-train; use initial = 'random'")
     pooled, optimizer = source.pool_spec, Adam(1e-3)
+    net, device = in_precision(learner, settings.precision).backbone or net, device_for(settings.device)
     weights = net.init(pooled.input_shape, pooled.n_outputs, Generator().manual_seed(settings.seed))
+    weights = placed(weights, device)
     moments = optimizer.init(weights)
     for index in range(settings.pretrain_steps):
-        batch = source.pool(task_rng(settings.seed, "pretrain", index, 0), batch_size)
+        batch = placed(source.pool(task_rng(settings.seed, "pretrain", index, 0), batch_size), device)
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
         loss = learner.loss(net.apply(leaves, batch.inputs)[0], batch)
         if not bool(torch.isfinite(loss)):
@@ -505,6 +536,7 @@ def pretrain(
             )
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
         weights, moments = optimizer.update(weights, dict(zip(leaves, slopes, strict=True)), moments)
+    weights = placed(weights, torch.device("cpu"))
     start = learner.init(spec or source.spec, Generator().manual_seed(settings.seed))
     head = net.output_layer(weights) if pooled.kind == "classification" else frozenset[str]()
     return {
@@ -569,12 +601,14 @@ class GradientTrainer:
     def apply(self, state: MetaState, support: tuple[Batch, Tensor, TaskSpec]) -> AdaptedTasks:
         """Adapt to a stack of new tasks."""
         batch, keys, spec = support
+        batch, keys = placed((batch, keys), state.device)
         return adapt_tasks(
             self.learner, state.average, batch, Context(spec, keys, state.step), _judged_at_once(state)
         )
 
     def score(self, state: MetaState, fitted: AdaptedTasks, query: Batch) -> list[float]:
         """Return the accuracy, or the squared error, of each task of the stack."""
+        query = placed(query, state.device)
         return task_scores(predict_tasks(self.learner, fitted, query.inputs, _judged_at_once(state)), query)
 
     def adjust(self, state: MetaState, scores: list[float]) -> MetaState:
@@ -596,4 +630,5 @@ class GradientTrainer:
 
     def prior(self, state: MetaState, provenance: dict[str, Any]) -> Prior:
         """Return the best params so far, ready to be applied."""
-        return Prior(self.learner, state.best, self.spec, self.scaling, provenance)
+        best = placed(state.best, torch.device("cpu"))
+        return Prior(self.learner, best, self.spec, self.scaling, provenance)

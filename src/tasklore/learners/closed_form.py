@@ -124,7 +124,7 @@ class RidgeHead(LinearHead):
         return {PENALTY: math.log(self.penalty)} | scale
 
     def read_out(self, z: Tensor, targets: Tensor, params: Params) -> Tensor:
-        gram = z @ z.T + params[PENALTY].exp() * torch.eye(len(z), dtype=z.dtype)  # (n, n)
+        gram = z @ z.T + params[PENALTY].exp() * torch.eye(len(z), dtype=z.dtype, device=z.device)  # (n, n)
         return z.T @ torch.linalg.solve(gram, targets)
 
 
@@ -183,7 +183,7 @@ class LogisticHead(LinearHead):
         precision = z.dtype
         # In single precision long features or a small penalty leave few correct digits.
         z, targets, penalty = z.double(), targets.double(), params[PENALTY].double().exp()
-        gram, eye = z @ z.T / penalty, torch.eye(len(z), dtype=z.dtype)  # (n, n)
+        gram, eye = z @ z.T / penalty, torch.eye(len(z), dtype=z.dtype, device=z.device)  # (n, n)
         real, present = targets.sum(1, keepdim=True), targets.amax(0)  # (n, 1), (c,)
         unused = torch.diag(1 - real.squeeze(1))  # keeps rows of padding solvable
         outputs = coefficients = torch.zeros_like(targets)  # (n, c)
@@ -198,12 +198,13 @@ class LogisticHead(LinearHead):
             step = wanted - moved + torch.einsum("kij,j->ik", each, shared) - coefficients
             move = gram @ step
             # The whole step, or a half, a quarter, … of it where the whole would lead uphill.
-            shares = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.0], dtype=z.dtype).view(-1, 1, 1)
+            tries = [0.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.0]
+            shares = torch.tensor(tries, dtype=z.dtype, device=z.device).view(-1, 1, 1)
             tried = outputs + shares * move  # (7, n, c)
             errors = -(torch.log_softmax(hide_absent(tried, present), 2) * targets).sum((1, 2))
             heights = (errors + ((coefficients + shares * step) * tried).sum((1, 2)) / 2).detach()
             allowed = heights[1:] <= heights[0] + 1e-5 * heights[0].abs()
-            chosen = torch.arange(1, 7) == allowed.to(torch.int64).argmax() + 1  # the first allowed
+            chosen = torch.arange(1, 7, device=z.device) == allowed.to(torch.int64).argmax() + 1  # the first allowed
             share = (shares[1:, 0, 0] * chosen).sum()
             coefficients, outputs = coefficients + share * step, outputs + share * move
         return (z.T @ coefficients / penalty).to(precision)

@@ -8,7 +8,6 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InvalidSetting
-from ..nets import Conv4
 from ..registry import learners
 from ..types import Context, Episode, Params, TaskSpec
 from .base import Tags
@@ -72,13 +71,13 @@ class MAMLPlusPlus(MAML):
 
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         params = super().init(spec, generator)
-        for name in self._own_each_step(params):
+        for name in self.net.normalisation(params):
             first = params.pop(name)
             params[EACH_STEP + name] = first.expand(self.inner_steps, *first.shape).clone()
         return params
 
     def moving(self, weights: Params) -> Params:
-        fixed = set(self._own_each_step(weights))
+        fixed = self.net.normalisation(weights)
         return {name: tensor for name, tensor in weights.items() if name not in fixed}
 
     def weights_at(self, params: Params, step: int) -> Params:
@@ -115,9 +114,3 @@ class MAMLPlusPlus(MAML):
         path = self.path(params, episode.support, context)
         next(path)  # the start
         return path
-
-    def _own_each_step(self, weights: Params) -> list[str]:
-        """Name the tensors of which each inner step has its own."""
-        if not isinstance(self.net, Conv4):
-            return []
-        return [n for n in weights if n.startswith("block") and n.endswith((".scale", ".shift"))]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InvalidData, InvalidSetting
 from ..types import Batch, Episode, TaskSpec
+from .distortion import Distortion
 from .scaling import Scaling
 from .source import Splits, Task, TaskSource
 
@@ -165,7 +166,7 @@ class FewShotTask(Task):
             [rng.choice(examples.members[label], each, replace=False) for label, _ in self.variants]
         )
         turns = np.repeat([turn for _, turn in self.variants], each)
-        x = examples.read(picks.ravel(), turns)  # (ways * each, *input_shape)
+        x = self.source.read(picks.ravel(), turns, rng)  # (ways * each, *input_shape)
         x = x.view(len(self.variants), each, *x.shape[1:])
         y = torch.arange(len(self.variants)).unsqueeze(1).expand(-1, each)  # (ways, each)
         return Episode(
@@ -194,6 +195,8 @@ class FewShotSource(TaskSource):
         Support examples per class.
     n_queries : int
         Query examples per class.
+    distortion : Distortion, optional
+        Images are a little different each time that they are drawn.
 
     Raises
     ------
@@ -206,8 +209,14 @@ class FewShotSource(TaskSource):
     n_ways: int | tuple[int, int] = 5
     n_shots: int | tuple[int, int] = 1
     n_queries: int = 15
+    distortion: Distortion | None = None
 
     def __post_init__(self) -> None:
+        if self.distortion and self.examples.x.ndim != 4:
+            raise InvalidSetting(
+                f"only images can be distorted; examples of {self.examples.name} have shape "
+                f"{tuple(self.examples.x.shape[1:])}"
+            )
         for name, value in (
             ("n_ways", self.n_ways),
             ("n_shots", self.n_shots),
@@ -255,6 +264,11 @@ class FewShotSource(TaskSource):
         variants = tuple((label, turn) for turn in turns for label in range(len(examples.labels)))
         return cls(examples, variants, n_ways, n_shots, n_queries)
 
+    def read(self, picks: np.ndarray, turns: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Return examples as :meth:`Examples.read` does, distorted if they are to be."""
+        x = self.examples.read(picks, turns)
+        return self.distortion.apply(x, rng) if self.distortion else x
+
     @property
     def spec(self) -> TaskSpec:
         return TaskSpec("classification", tuple(self.examples.x.shape[1:]), _range(self.n_ways)[1])
@@ -284,7 +298,7 @@ class FewShotSource(TaskSource):
         classes = rng.integers(len(self.variants), size=n)
         labels, turns = np.asarray(self.variants)[classes].T
         picks = np.array([rng.choice(self.examples.members[label]) for label in labels])
-        return Batch(self.examples.read(picks, turns), torch.from_numpy(classes), torch.ones(n))
+        return Batch(self.read(picks, turns, rng), torch.from_numpy(classes), torch.ones(n))
 
     def describe(self) -> dict[str, object]:
         return {
@@ -295,6 +309,7 @@ class FewShotSource(TaskSource):
             "n_ways": self.n_ways,
             "n_shots": self.n_shots,
             "n_queries": self.n_queries,
+            **({"distortion": dataclasses.asdict(self.distortion)} if self.distortion else {}),
             **self.spec.to_dict(),
         }
 

@@ -1,5 +1,6 @@
 """CIFAR-FS: few-shot tasks from the 100 classes of CIFAR-100."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from ...downloads import Place, read_members
 from ...errors import DamagedArtifact
 from ...registry import sources
+from ..distortion import Distortion
 from ..few_shot import Examples, FewShotSource
 from ..source import Collection, Splits
 from .files import Bytes, find, obtain, read_npz
@@ -25,6 +27,7 @@ PLACES = (
         170_000_000,
     ),
 )
+DISTORTION = Distortion(degrees=5.0, scale=0.12, shift=0.125, flip=True, outside="reflection")
 IMAGE = 3 * 32 * 32  # bytes
 # Mean and standard deviation of each channel over the 50,000 training images.
 MEAN = tuple(255 * value for value in (0.5071, 0.4865, 0.4409))
@@ -63,6 +66,11 @@ class CifarFS(Collection):
     ----------
     n_ways, n_shots, n_queries : int
         Of a task.
+    train_ways, train_shots, train_queries : int, optional
+        Of a training task, where it shall differ.
+    distortion : float
+        How much training images are changed each time they are drawn: 1 is mirroring, up to an eighth of a
+        side of shift, 12 % of scale and 5 degrees of turning; 0 leaves them as they are.
     folder : str, optional
         Where ``cifar-100-binary.tar.gz`` lies, or the training images packed in ``cifar100_train_a.npz`` and
         ``…_b.npz``; by default ``images`` under ``TASKLORE_DATA``, then the user's cache.
@@ -83,6 +91,10 @@ class CifarFS(Collection):
     n_ways: int = 5
     n_shots: int = 1
     n_queries: int = 15
+    train_ways: int | None = None
+    train_shots: int | None = None
+    train_queries: int | None = None
+    distortion: float = 0.0
     folder: str | None = None
     download: bool = True
 
@@ -97,7 +109,17 @@ class CifarFS(Collection):
         place = {name: index for index, name in enumerate(examples.labels)}
         if missing := sorted({*TRAIN, *VALIDATION, *TEST} - set(place)):
             raise DamagedArtifact(f"CIFAR-100 lacks the classes {', '.join(missing)}; get the file anew")
-        return Splits(*(every.only([place[name] for name in side]) for side in (TRAIN, VALIDATION, TEST)))
+        past, *unseen = (
+            every.only([place[name] for name in side]) for side in (TRAIN, VALIDATION, TEST)
+        )
+        past = dataclasses.replace(
+            past,
+            n_ways=self.train_ways or self.n_ways,
+            n_shots=self.train_shots or self.n_shots,
+            n_queries=self.train_queries or self.n_queries,
+            distortion=DISTORTION.times(self.distortion) if self.distortion else None,
+        )
+        return Splits(past, *unseen)
 
 
 def read_binary(archive: Path) -> Examples:

@@ -13,6 +13,7 @@ from ...downloads import Place, cache_folder, read_members
 from ...errors import DamagedArtifact, InvalidSetting
 from ...files import replacing
 from ...registry import sources
+from ..distortion import Distortion
 from ..few_shot import Examples, FewShotSource
 from ..source import Collection, Splits
 from .files import Bytes, find, obtain, read_npz, read_picture
@@ -39,6 +40,7 @@ PLACES = (
 )
 DRAWING = re.compile(r"images_(background|evaluation)/([^/]+)/(character\d+)/(\d+)_(\d+)\.png")
 SIZE = 28
+DISTORTION = Distortion(degrees=12.0, shear=0.15, scale=0.12, shift=2 / SIZE, bend=0.012)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,9 @@ class Omniglot(Collection):
         Whether the characters turned by quarters are further training classes.
     test_rotations : bool
         Whether they are further classes of validation and test tasks too, as in the code of some papers.
+    distortion : float
+        How much training images are changed each time they are drawn: 1 is up to 12 degrees of turning, 12 %
+        of scale, 0.15 of shear, 2 pixels of shift, and some bending; 0 leaves them as they are.
     folder : str, optional
         Where ``omniglot.npz`` or the two published .zip files lie; by default ``images`` under
         ``TASKLORE_DATA``, then the user's cache.
@@ -111,6 +116,7 @@ class Omniglot(Collection):
     seed: int = 0
     rotations: bool = True
     test_rotations: bool = False
+    distortion: float = 0.0
     folder: str | None = None
     download: bool = True
 
@@ -125,6 +131,7 @@ class Omniglot(Collection):
             every.only(train, None if self.rotations else (0,)),
             n_ways=self.train_ways or self.n_ways,
             n_queries=self.train_queries or self.n_queries,
+            distortion=DISTORTION.times(self.distortion) if self.distortion else None,
         )
         turns = None if self.test_rotations else (0,)
         return Splits(past, every.only(validation, turns), every.only(test, turns))

@@ -1,0 +1,142 @@
+"""Where tensors lie and how precisely nets compute."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tasklore.errors import InvalidSetting
+from tasklore.learners.closed_form import LogisticHead, RidgeHead, SVMHead
+from tasklore.learners.gradient import ANIL, BOIL, MAML, ImplicitMAML, MetaSGD
+from tasklore.learners.maml_plus_plus import MAMLPlusPlus
+from tasklore.learners.metric import MatchingNetwork, Prototypes, RelationNetwork
+from tasklore.metagrad import rule_for
+from tasklore.nets import MLP, Conv4, ResNet12
+from tasklore.placement import Lowered, device_for, in_precision, placed
+from tasklore.registry import learners
+from tasklore.tasks.images.digits import Digits
+from tasklore.train import TrainSettings, fit, init, pretrain, step
+from tasklore.types import Batch, Context, Episode, TaskSpec
+
+SPEC = TaskSpec("classification", (1, 12, 12), 3)
+META = torch.device("meta")
+
+
+def episodes(n_tasks: int = 4, seed: int = 0) -> Episode:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(3).repeat(4).expand(n_tasks, 12)
+    # Each class is bright in a place of its own, so that there is something to learn.
+    x = torch.randn(n_tasks, 12, 1, 12, 12, generator=generator)
+    x[..., :3, :3] += 3 * y[:, :, None, None, None]
+    ones = torch.ones(n_tasks, 6)
+    return Episode(Batch(x[:, :6], y[:, :6], ones), Batch(x[:, 6:], y[:, 6:], ones))
+
+
+def test_devices_are_chosen_and_refused() -> None:
+    assert device_for("cpu") == torch.device("cpu")
+    there = torch.cuda.is_available()
+    assert device_for("auto").type == ("cuda" if there else "cpu")
+    if not there:
+        with pytest.raises(InvalidSetting, match="torch sees no CUDA device here; use 'cpu' or 'auto'"):
+            device_for("cuda")
+    gpu: Any = "gpu"
+    with pytest.raises(InvalidSetting, match="device is 'gpu'; use 'auto', 'cpu' or 'cuda'"):
+        device_for(gpu)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MAML(Conv4(4, 2), inner_steps=2),
+        MAML(ResNet12((4, 6)), inner_steps=1),
+        MAMLPlusPlus(Conv4(4, 2)),
+        *(kind(Conv4(4, 2)) for kind in (ANIL, BOIL, MetaSGD, ImplicitMAML, Prototypes, MatchingNetwork)),
+        *(kind(Conv4(4, 2)) for kind in (RelationNetwork, RidgeHead, LogisticHead, SVMHead)),
+        Prototypes(Conv4(4, 2), distance="mahalanobis", temperature=1.0),
+    ],
+    ids=lambda learner: str(learner)[:60] if not isinstance(learner, int) else None,
+)
+def test_everything_is_computed_where_the_params_lie(learner: Any, at_once: int) -> None:
+    """Tensors without values stand in for another device: mixing them with real ones is an error."""
+    params, stack = placed((learner.init(SPEC, torch.Generator().manual_seed(0)), episodes()), META)
+    context = Context(SPEC, torch.arange(4, device=META), training=True)
+    found = rule_for(learner, at_once)(learner, params, stack, context)
+    assert {tensor.device for tensor in found.total.values()} == {META}
+    assert found.losses.device == META
+
+
+def test_a_state_moves_whole_and_shares_what_it_shared() -> None:
+    learner = MAML(MLP((4,)))
+    state = init(learner.init(SPEC, torch.Generator().manual_seed(0)), TrainSettings(device="cpu"))
+    assert state.on(torch.device("cpu")) is state
+    moved = state.on(META)
+    assert moved.device == META
+    assert moved.average is moved.params is moved.best
+    assert all(tensor.device == META for tensor in moved.moments.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("execution", ["auto", "compiled"])
+def test_a_gpu_learns_as_a_cpu_does(execution: Any) -> None:
+    learner, source = MAML(MLP((16,)), inner_steps=2, step_size=0.1), Digits().splits().train
+    ended: list[Any] = []
+    for device in ("cpu", "cuda"):
+        settings = TrainSettings(steps=3, n_tasks=4, device=device, execution=execution)
+        (*_, last) = fit(learner, source, settings)
+        assert last.device.type == device
+        ended.append(last.on(torch.device("cpu")))
+    for name, tensor in ended[0].params.items():
+        torch.testing.assert_close(ended[1].params[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MAML(Conv4(8, 2), inner_steps=2, step_size=0.05, transductive=True),
+        MAMLPlusPlus(Conv4(8, 2), inner_steps=2, first_order_steps=0, transductive=True),
+        Prototypes(ResNet12((8, 8)), transductive=True),
+        *(kind(Conv4(8, 2), transductive=True) for kind in (RidgeHead, LogisticHead, SVMHead)),
+    ],
+    ids=lambda learner: type(learner).__name__,
+)
+def test_fewer_digits_give_nearly_the_same_direction(learner: Any) -> None:
+    params = learner.init(SPEC, torch.Generator().manual_seed(0))
+    context = Context(SPEC, torch.arange(4), training=True)
+    low = in_precision(learner, "bfloat16")
+    assert isinstance(low.backbone, Lowered)
+    assert set(low.init(SPEC, torch.Generator().manual_seed(0))) == set(params)
+    found, lowered = (rule_for(one, 1)(one, params, episodes(), context) for one in (learner, low))
+    assert all(tensor.dtype == torch.float32 for tensor in lowered.total.values())
+    flat, low_flat = (torch.cat([t.flatten() for t in each.total.values()]) for each in (found, lowered))
+    assert torch.cosine_similarity(flat, low_flat, dim=0) > 0.97
+    assert not torch.equal(flat, low_flat)
+
+
+def test_meta_learning_in_fewer_digits_learns() -> None:
+    learner = Prototypes(Conv4(8, 2), transductive=True)
+    settings = TrainSettings(steps=30, n_tasks=4, precision="bfloat16", learning_rate=1e-2)
+    state = init(learner.init(SPEC, torch.Generator().manual_seed(1)), settings)
+    losses: list[float] = []
+    for seed in range(30):
+        state = step(learner, state, SPEC, episodes(seed=seed), torch.arange(4), settings)
+        losses.append(state.losses[-1])
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert all(tensor.dtype == torch.float32 for tensor in state.params.values())
+
+
+def test_what_cannot_be_lowered_is_refused_with_the_cure() -> None:
+    with pytest.raises(InvalidSetting, match="works inside its network; use precision = 'float32'"):
+        in_precision(learners.get("cavia")(), "bfloat16")
+    with pytest.raises(InvalidSetting, match="no network to compute in bfloat16"):
+        in_precision(learners.get("ridge-regression")(), "bfloat16")
+    half: Any = "float16"
+    with pytest.raises(InvalidSetting, match="precision is 'float16'; use 'float32' or 'bfloat16'"):
+        TrainSettings(precision=half)
+
+
+def test_pre_training_can_be_lowered_too() -> None:
+    source = Digits().splits().train
+    learner = MAML(Conv4(8, 2))
+    found = pretrain(learner, source, TrainSettings(pretrain_steps=3, precision="bfloat16"))
+    assert all(tensor.dtype == torch.float32 for tensor in found.values())
