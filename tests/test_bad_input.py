@@ -16,9 +16,10 @@ from tasklore.learners.gradient import MAML
 from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP
 from tasklore.predictor import Predictor
+from tasklore.state import Prior
 from tasklore.tasks.few_shot import Examples, FewShotSource
 from tasklore.tasks.synthetic import SinusoidSource, SinusoidTask
-from tasklore.train import GradientTrainer, Prior, TrainSettings, fit, init, step
+from tasklore.train import GradientTrainer, TrainSettings, fit, init, step
 from tasklore.types import Episode, TaskSpec
 
 SPEC = TaskSpec("classification", (4,), 3)

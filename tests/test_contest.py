@@ -15,7 +15,8 @@ from tasklore.experience.records import RunRecord
 from tasklore.nets import MLP
 from tasklore.registry import sources
 from tasklore.report.contest import headline
-from tasklore.train import Prior, TrainSettings
+from tasklore.state import Prior
+from tasklore.train import TrainSettings
 
 SETTINGS = TrainSettings(steps=3, n_tasks=2, n_validation=4, pretrain_steps=5, execution="vectorised")
 NAMES = ("prototypes", "maml")

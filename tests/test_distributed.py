@@ -18,9 +18,10 @@ from tasklore.metagrad import Backprop
 from tasklore.nets import MLP
 from tasklore.runners.ray import Cluster, join
 from tasklore.runners.rules import OnCluster, group
+from tasklore.state import MetaState
 from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.testing.rule import check_rule
-from tasklore.train import MetaState, TrainSettings, fit
+from tasklore.train import TrainSettings, fit
 
 BEGIN = """
     import sys

@@ -28,11 +28,12 @@ from tasklore.learners.gradient import MAML
 from tasklore.learners.metric import Prototypes
 from tasklore.loop import Stop
 from tasklore.nets import MLP, Conv4, Identity
+from tasklore.state import Prior
 from tasklore.tasks.arrays import from_arrays
 from tasklore.tasks.scaling import Scaling
 from tasklore.tasks.source import Splits
 from tasklore.tasks.synthetic import SinusoidSource
-from tasklore.train import Prior, TrainSettings
+from tasklore.train import TrainSettings
 from tasklore.types import Batch, Context, TaskSpec
 
 E = TypeVar("E", bound=BaseEstimator)

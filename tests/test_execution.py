@@ -15,10 +15,11 @@ from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.metagrad import MetaGradient, rule_for
 from tasklore.nets import MLP, Conv4
 from tasklore.recompute import recomputed
+from tasklore.state import MetaState
 from tasklore.tasks.source import TaskSource
 from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.testing.learner import toy_source
-from tasklore.train import MetaState, TrainSettings, fit
+from tasklore.train import TrainSettings, fit
 from tasklore.types import Context
 
 MIB = 2**20

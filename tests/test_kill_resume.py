@@ -14,7 +14,7 @@ import torch
 from tasklore.artifacts import load_artifact
 from tasklore.experience import Record, open_store
 from tasklore.experience.records import RECORD_TYPES
-from tasklore.train import MetaState
+from tasklore.state import MetaState
 
 DRIVER = '''
 """Carry out one small run; the test may ask it to kill itself inside a chosen write."""

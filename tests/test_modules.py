@@ -20,8 +20,8 @@ from tasklore.learners.metric import Prototypes
 from tasklore.metagrad import rule_for
 from tasklore.modules import HuggingFace, ModuleNet, PretrainedModule, Timm
 from tasklore.registry import nets
+from tasklore.state import Prior
 from tasklore.testing.learner import toy_source
-from tasklore.train import Prior
 from tasklore.types import Batch, Context, Episode, Inputs, TaskSpec
 
 needs_transformers = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP
 from tasklore.predictor import Predictor
 from tasklore.registry import learners
-from tasklore.train import Prior
+from tasklore.state import Prior
 from tasklore.types import TaskSpec
 
 SHAPE = (1, 4, 4)

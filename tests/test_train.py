@@ -18,18 +18,10 @@ from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP, Conv4
 from tasklore.registry import sources
 from tasklore.scores import Score
+from tasklore.state import MetaState, Prior
 from tasklore.tasks.source import Splits
 from tasklore.tasks.synthetic import SinusoidSource
-from tasklore.train import (
-    GradientTrainer,
-    MetaState,
-    Prior,
-    TrainSettings,
-    fit,
-    init,
-    pretrain,
-    step,
-)
+from tasklore.train import GradientTrainer, TrainSettings, fit, init, pretrain, step
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,11 @@ from .loop import Outcome, Stop, Tasks, Watch, run
 from .nets import MLP, Conv4, Identity
 from .predictor import Predictor
 from .registry import learners
+from .state import MetaState, Prior
 from .tasks.arrays import ArrayTaskList, from_arrays
 from .tasks.scaling import Floats, Scaling
 from .tasks.source import Splits, TaskList, TaskSource
-from .train import GradientTrainer, MetaState, Prior, TrainSettings
+from .train import GradientTrainer, TrainSettings
 from .types import Kind, TaskSpec
 from .workspace import Workspace
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import InvalidSetting
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, adapt_tasks, predict_tasks
-from .placement import Device, device_for, placed
+from .placement import device_of, placed
 from .scores import Score
 from .tasks.source import TaskSource
 from .types import Batch, Context, Params, TaskSpec
@@ -77,7 +77,6 @@ def evaluate(
     n_tasks: int = 600,
     seed: int = 0,
     stream: str = "test",
-    device: Device = "auto",
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Adapt to ``n_tasks`` fresh tasks and score the predictions on their queries.
@@ -86,7 +85,7 @@ def evaluate(
     ----------
     learner : Learner
     params : Params
-        Meta-learned, or as :meth:`Learner.init` gave them.
+        Meta-learned, or as :meth:`Learner.init` gave them; where they lie is where tasks are learned.
     source : TaskSource
     method : str
         The name for tables.
@@ -96,22 +95,18 @@ def evaluate(
         Episodes.
     seed, stream
         Name the episodes: two methods given the same ones face the same episodes.
-    device : {"auto", "cpu", "cuda"}
-        Where to compute; what has no params computes on the CPU.
     on_progress : callable, optional
         Told the number of tasks done.
     """
     if n_tasks < 1:
         raise InvalidSetting(f"n_tasks must be at least 1, got {n_tasks}")
     spec = learner.spec_for(trained or source.spec, source.spec)
-    where = device_for(device if params else "cpu")
-    params = placed(params, where)
     scores: list[float] = []
     seconds = 0.0
     while len(scores) < n_tasks:
         n_drawn = min(TASKS_PER_DRAW, n_tasks - len(scores))
         episodes, keys = source.episodes(seed, stream, len(scores) // TASKS_PER_DRAW, n_drawn)
-        episodes, keys = placed((episodes, keys), where)
+        episodes, keys = placed((episodes, keys), device_of(params))
         started = time.perf_counter()
         context = Context(spec, keys)
         at_once = n_drawn if is_small(params) else 1

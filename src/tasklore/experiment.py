@@ -20,9 +20,11 @@ from .experience.store import ExperienceStore
 from .learners.base import Learner
 from .learners.gradient import GradientLearner
 from .loop import Outcome, Stop, Tasks, Watch, run
+from .placement import device_for, placed
 from .registry import learners, sources
+from .state import MetaState, Prior
 from .tasks.source import Collection, MixedSource, Splits, TaskSource
-from .train import Around, GradientTrainer, MetaState, Prior, TrainSettings, pretrain
+from .train import Around, GradientTrainer, TrainSettings, pretrain
 from .types import Params, TaskSpec
 from .workspace import Workspace
 
@@ -323,13 +325,12 @@ def conduct(
     ) -> Evaluation:
         return evaluate(
             learner,
-            params,
+            placed(params, device_for(experiment.train.device)),
             source,
             method=method,
             trained=trained,
             n_tasks=n_tasks,
             seed=experiment.test.seed,
-            device=experiment.train.device,
             on_progress=lambda done: tell(method, done, n_tasks),
         )
 

@@ -203,7 +203,9 @@ class Conv4(Net):
             scale = params[f"block{i}.scale"]
             sign = torch.where(scale < 0, -1.0, 1.0).to(scale.dtype)
             weight = params[f"block{i}.weight"] * sign.view(-1, 1, 1, 1)
-            known = statistics and (statistics[f"block{i}.mean"] * sign, statistics[f"block{i}.variance"])
+            known = None
+            if statistics is not None:
+                known = statistics[f"block{i}.mean"] * sign, statistics[f"block{i}.variance"]
             x, (mean, variance) = _convolved(x, weight, share, known, stride)
             used[f"block{i}.mean"], used[f"block{i}.variance"] = mean * sign, variance
             if smaller and self.halving == "pool":
@@ -282,7 +284,9 @@ class ResNet12(Net):
         used: Params = {}
 
         def layer(name: str, x: Tensor) -> Tensor:
-            known = statistics and (statistics[f"{name}.mean"], statistics[f"{name}.variance"])
+            known = None
+            if statistics is not None:
+                known = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
             x, (mean, variance) = _convolved(x, params[f"{name}.weight"], share, known)
             used[f"{name}.mean"], used[f"{name}.variance"] = mean, variance
             factor = params[f"{name}.scale"] * torch.rsqrt(variance + EPS)
@@ -514,7 +518,7 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return F.max_pool2d_with_indices(x, 2)
+        return F.max_pool2d_with_indices(x, (2, 2))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -522,9 +526,9 @@ class _Pooled(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> Tensor:
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         spread: Any = _Spread.apply
-        return spread(slope, *ctx.saved_tensors)
+        return spread(slopes[0], *ctx.saved_tensors)
 
 
 class _Spread(torch.autograd.Function):
@@ -538,13 +542,13 @@ class _Spread(torch.autograd.Function):
         return back(slope, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
         ctx.save_for_backward(inputs[2])
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
-        return slope.flatten(2).gather(2, places.flatten(2)).view(places.shape), None, None
+        return slopes[0].flatten(2).gather(2, places.flatten(2)).view(places.shape), None, None
 
 
 def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

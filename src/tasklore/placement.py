@@ -13,7 +13,7 @@ from .learners.base import Learner
 from .nets import Net
 from .types import Inputs, Params
 
-__all__ = ["Device", "Lowered", "Precision", "device_for", "in_precision", "placed"]
+__all__ = ["Device", "Lowered", "Precision", "device_for", "device_of", "in_precision", "placed"]
 
 Tree = TypeVar("Tree")
 
@@ -37,10 +37,15 @@ def device_for(wanted: Device) -> torch.device:
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise InvalidSetting(
-            "device is 'cuda', and torch sees no CUDA device here; use 'cpu' or 'auto', or install a build of "
-            "torch with CUDA and its driver"
+            "device is 'cuda', and torch sees no CUDA device here; use 'cpu' or 'auto', or install a build "
+            "of torch with CUDA and its driver"
         )
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+
+
+def device_of(params: Params) -> torch.device:
+    """Return where params lie; without any, that is the CPU."""
+    return next((tensor.device for tensor in params.values()), torch.device("cpu"))
 
 
 def placed(tree: Tree, device: torch.device) -> Tree:

@@ -19,8 +19,8 @@ from .config import from_settings, to_settings
 from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
 from .learners.base import Learner
 from .registry import learners
+from .state import Prior
 from .tasks.scaling import Scaling
-from .train import Prior
 from .types import Adapted, Batch, Context, Inputs, TaskSpec
 
 __all__ = ["Predictor"]

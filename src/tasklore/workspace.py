@@ -32,8 +32,9 @@ from .experience.records import EvaluationRecord, EventRecord, ModelRecord, Roun
 from .experience.store import ExperienceStore
 from .files import replacing
 from .registry import learners
+from .state import MetaState, Prior
 from .tasks.source import TaskSource
-from .train import GradientTrainer, MetaState, Prior
+from .train import GradientTrainer
 
 __all__ = ["Workspace", "difference", "hardware", "task_record", "versions", "write_json"]
 

@@ -29,7 +29,7 @@ def adapt(
 ) -> None:
     """Learn one task from a handful of labelled examples, and save the predictor."""
     from ..predictor import Predictor
-    from ..train import Prior
+    from ..state import Prior
 
     loaded = Prior.load(prior)
     x, y = _read(support, loaded.spec.input_shape, target, labelled=True, invert=invert)

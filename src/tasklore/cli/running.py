@@ -102,7 +102,7 @@ def evaluate(
     from ..config import from_settings
     from ..evaluate import evaluate as judge
     from ..registry import learners, sources
-    from ..train import Prior
+    from ..state import Prior
 
     if plugin is not None:
         load_plugin(plugin)

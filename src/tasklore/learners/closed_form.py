@@ -204,7 +204,8 @@ class LogisticHead(LinearHead):
             errors = -(torch.log_softmax(hide_absent(tried, present), 2) * targets).sum((1, 2))
             heights = (errors + ((coefficients + shares * step) * tried).sum((1, 2)) / 2).detach()
             allowed = heights[1:] <= heights[0] + 1e-5 * heights[0].abs()
-            chosen = torch.arange(1, 7, device=z.device) == allowed.to(torch.int64).argmax() + 1  # the first allowed
+            first = allowed.to(torch.int64).argmax()
+            chosen = torch.arange(6, device=z.device) == first
             share = (shares[1:, 0, 0] * chosen).sum()
             coefficients, outputs = coefficients + share * step, outputs + share * move
         return (z.T @ coefficients / penalty).to(precision)

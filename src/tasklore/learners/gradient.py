@@ -173,7 +173,9 @@ class GradientLearner(Learner):
         if not context.recompute:
             return self._descended(params, start, here, support, context, steps)
         return recomputed(
-            lambda *given: self._descended(*given[:-1], dataclasses.replace(context, key=given[-1]), steps),
+            lambda params, start, here, support, key: self._descended(
+                params, start, here, support, dataclasses.replace(context, key=key), steps
+            ),
             *(params, start, here, support, context.key),
         )
 

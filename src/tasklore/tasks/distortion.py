@@ -1,4 +1,4 @@
-"""Past images, a little different each time they are drawn, so that what is learned holds for more of them."""
+"""Past images, a little different each time they are drawn, so that more is learned than these few."""
 
 from dataclasses import dataclass
 

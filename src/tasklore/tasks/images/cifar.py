@@ -109,9 +109,7 @@ class CifarFS(Collection):
         place = {name: index for index, name in enumerate(examples.labels)}
         if missing := sorted({*TRAIN, *VALIDATION, *TEST} - set(place)):
             raise DamagedArtifact(f"CIFAR-100 lacks the classes {', '.join(missing)}; get the file anew")
-        past, *unseen = (
-            every.only([place[name] for name in side]) for side in (TRAIN, VALIDATION, TEST)
-        )
+        past, *unseen = (every.only([place[name] for name in side]) for side in (TRAIN, VALIDATION, TEST))
         past = dataclasses.replace(
             past,
             n_ways=self.train_ways or self.n_ways,
