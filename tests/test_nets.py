@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tasklore.convolutions import moments, pooled
 from tasklore.errors import InvalidData, InvalidSetting
 from tasklore.nets import MLP, Conv4, Identity, ResNet12
 from tasklore.types import Inputs, Params
@@ -116,6 +117,41 @@ def test_resnet12_gives_as_many_features_as_its_last_block_has_channels() -> Non
         net.init((8,), 5, torch.Generator())
     with pytest.raises(InvalidSetting, match="at least one positive number"):
         ResNet12(())
+
+
+def test_moments_and_pooling_have_right_first_and_second_derivatives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    share = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    mean, variance = moments(x, share)
+    torch.testing.assert_close(mean, x[:2].mean((0, 2, 3)))
+    torch.testing.assert_close(variance, x[:2].var((0, 2, 3), correction=0))
+    assert torch.autograd.gradcheck(lambda x: moments(x, share), x)
+    assert torch.autograd.gradgradcheck(lambda x: moments(x, share), x)
+    assert torch.equal(pooled(x), F.max_pool2d(x, 2))
+    assert torch.autograd.gradcheck(pooled, x)
+    assert torch.autograd.gradgradcheck(pooled, x)
+
+
+def test_second_derivatives_of_a_stack_of_tasks() -> None:
+    net, x = Conv4(4, blocks=2), images(6)
+    params = {name: tensor.float() for name, tensor in weights(net).items()}
+    stack = torch.stack([x.float(), x.float().flip(0) + 0.1])
+
+    def bend(x: Tensor) -> Params:
+        def slope(w: Params) -> Tensor:
+            slopes = torch.func.grad(lambda w: (net.apply(w, Inputs(x, torch.ones(len(x))))[0] ** 2).sum())(w)
+            return torch.stack([(s**2).sum() for s in slopes.values()]).sum()
+
+        return torch.func.grad(slope)(params)
+
+    together = torch.func.vmap(bend)(stack)
+    for place, each in enumerate(stack):
+        alone = bend(each)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(
+                together[name][place], tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max())
+            )
 
 
 @pytest.mark.parametrize("halving", ["pool", "stride"])

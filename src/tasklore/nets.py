@@ -7,16 +7,15 @@ output, so that queries can be treated as the support was.
 """
 
 import abc
-import contextlib
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from .convolutions import convolved, pooled, scaled
 from .errors import InvalidData, InvalidSetting
 from .registry import nets
 from .types import Inputs, Params
@@ -34,7 +33,6 @@ __all__ = [
 
 EPS = 1e-5
 SLOPE = 0.1  # of the leaky ReLU in residual blocks
-SMALL_PATCH = 32  # values under a 3×3 window up to which their covariance is cheap
 
 
 class Net(abc.ABC):
@@ -206,13 +204,13 @@ class Conv4(Net):
             known = None
             if statistics is not None:
                 known = statistics[f"block{i}.mean"] * sign, statistics[f"block{i}.variance"]
-            x, (mean, variance) = _convolved(x, weight, share, known, stride)
+            x, (mean, variance) = convolved(x, weight, share, known, stride)
             used[f"block{i}.mean"], used[f"block{i}.variance"] = mean * sign, variance
             if smaller and self.halving == "pool":
-                x = _pooled(x)
+                x = pooled(x)
             factor = scale.abs() * torch.rsqrt(variance + EPS)
             offset = params[f"block{i}.shift"] - mean * factor
-            x = _scaled(x, factor, offset).relu()
+            x = scaled(x, factor, offset).relu()
         return with_head(x.flatten(1), params), used
 
     def normalisation(self, params: Params) -> frozenset[str]:
@@ -287,18 +285,18 @@ class ResNet12(Net):
             known = None
             if statistics is not None:
                 known = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
-            x, (mean, variance) = _convolved(x, params[f"{name}.weight"], share, known)
+            x, (mean, variance) = convolved(x, params[f"{name}.weight"], share, known)
             used[f"{name}.mean"], used[f"{name}.variance"] = mean, variance
             factor = params[f"{name}.scale"] * torch.rsqrt(variance + EPS)
             offset = params[f"{name}.shift"] - mean * factor
-            return _scaled(x, factor, offset)
+            return scaled(x, factor, offset)
 
         for i in range(len(self.widths)):
             shortcut = layer(f"block{i}.shortcut", x)
             for j in range(3):
                 x = layer(f"block{i}.conv{j}", x)
                 x = F.leaky_relu(x if j < 2 else x + shortcut, SLOPE)
-            x = _pooled(x) if min(x.shape[-2:]) >= 2 else x
+            x = pooled(x) if min(x.shape[-2:]) >= 2 else x
         return with_head(x.mean((2, 3)), params), used
 
     def normalisation(self, params: Params) -> frozenset[str]:
@@ -422,153 +420,3 @@ def with_head(features: Tensor, params: Params) -> Tensor:
     if "head.weight" not in params:
         return features
     return F.linear(features, params["head.weight"], params["head.bias"])
-
-
-def _convolved(
-    x: Tensor, weight: Tensor, share: Tensor, known: tuple[Tensor, Tensor] | None, stride: int = 1
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Convolve, without a bias, as normalisation removes it.
-
-    Windows of few values, as a first layer has, become a product of two matrices; a pixel's channels then lie
-    side by side in memory, and do so in the layers above: pooling is ten times as fast so.
-
-    Parameters
-    ----------
-    x : Tensor, shape (n, channels, height, width)
-    weight : Tensor, shape (c, channels, side, side)
-    share : Tensor, shape (n,)
-        What each image weighs in a mean.
-    known : tuple of Tensor, optional
-        Mean and variance to normalise with, instead of the batch's own.
-    stride : int
-
-    Returns
-    -------
-    Tensor, shape (n, c, …, …)
-    mean, variance : Tensor, shape (c,)
-    """
-    side = weight.shape[-1]
-    if weight[0].numel() > SMALL_PATCH:
-        x = F.conv2d(x, weight, stride=stride, padding=side // 2)
-        return x, known or _moments(x, share)
-    size = [(n - 1) // stride + 1 for n in x.shape[-2:]]
-    patches = F.unfold(x, side, padding=side // 2, stride=stride).transpose(1, 2)  # (n, positions, d)
-    rows = weight.flatten(1).T.contiguous()  # (d, c); a transposed view is slow to differentiate
-    x = (patches @ rows).unflatten(1, size).permute(0, 3, 1, 2)
-    return x, known or _moments_of_patches(patches, share, weight)
-
-
-def _scaled(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
-    """Return each channel times a factor plus an offset, in the precision of ``x``."""
-    factor, offset = (t.to(x.dtype).view(-1, 1, 1) for t in (factor, offset))
-    return torch.addcmul(offset, x, factor)
-
-
-def _moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each channel of (n, c, h, w), images weighted by ``share``."""
-    if torch.compiler.is_compiling():  # it makes few passes of operations, but knows no functions in vmap
-        mean = torch.mv(x.mean((2, 3), dtype=share.dtype).T, share)
-        return mean, torch.mv(((x - mean.view(-1, 1, 1)) ** 2).mean((2, 3)).T, share)
-    moments: Any = _Moments.apply
-    return moments(x, share)
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and variance, with a derivative in one pass over the images.
-
-    Written as operations, the variance costs six passes to differentiate, as much as a convolution. Its slope
-    is ``2 a_n (x - mean)``, ``a_n`` being what a pixel of image ``n`` weighs: how the mean itself moves does
-    not show in it, as deviations from a mean sum to zero; in the slope's own derivative it does.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        mean = torch.mv(x.mean((2, 3), dtype=share.dtype).T, share)  # (c,)
-        squares = torch.linalg.vector_norm(x - mean.view(-1, 1, 1), dim=(2, 3)) ** 2  # (n, c)
-        return mean, torch.mv(squares.T, share) / x[0, 0].numel()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, output[0])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        x, share, mean = ctx.saved_tensors
-        of_mean, of_variance = slopes  # (c,)
-        weight = (share / x[0, 0].numel()).unsqueeze(1)  # (n, 1)
-        factor, offset = weight * (2 * of_variance), weight * (of_mean - 2 * of_variance * mean)  # (n, c)
-        factor, offset = (t.to(x.dtype)[..., None, None] for t in (factor, offset))
-        return torch.addcmul(offset, x, factor), None
-
-
-def _pooled(x: Tensor) -> Tensor:
-    """Return the largest of each 2×2 window of (n, c, h, w)."""
-    if torch.compiler.is_compiling():
-        return F.max_pool2d(x, 2)
-    pooled: Any = _Pooled.apply
-    return pooled(x)[0]
-
-
-class _Pooled(torch.autograd.Function):
-    """torch's own pooling, whose second derivative fails in ``vmap`` where channels lie side by side."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return F.max_pool2d_with_indices(x, (2, 2))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        spread: Any = _Spread.apply
-        return spread(slopes[0], *ctx.saved_tensors)
-
-
-class _Spread(torch.autograd.Function):
-    """Slopes, each at the place whose value was the largest."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(slope: Tensor, x: Tensor, places: Tensor) -> Tensor:
-        back: Any = torch.ops.aten.max_pool2d_with_indices_backward
-        return back(slope, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
-        ctx.save_for_backward(inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        return slopes[0].flatten(2).gather(2, places.flatten(2)).view(places.shape), None, None
-
-
-def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the moments that the products of patches with ``weight`` will have.
-
-    A convolution is linear in its patches, so its mean is ``w·m`` and its variance ``wᵀ C w``, with ``m`` and
-    ``C`` the mean and the covariance of the patches. On a first layer of few channels these are tiny, and the
-    same for all weights.
-    """
-    with _all_digits(weight.device.type):  # few numbers, on which all others depend
-        patches = patches.to(share.dtype)
-        mean = torch.mv(patches.mean(1).T, share)  # (d,)
-        centred = patches - mean  # (n, positions, d)
-        each = torch.bmm(centred.transpose(1, 2), centred) / patches.shape[1]  # (n, d, d)
-        covariance = torch.tensordot(share, each, 1)  # (d, d)
-        rows = weight.flatten(1)  # (c, d)
-        return rows @ mean, ((rows @ covariance) * rows).sum(1)
-
-
-def _all_digits(device: str) -> contextlib.AbstractContextManager[object]:
-    """Keep mixed precision out of what is computed inside."""
-    mixed = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if mixed else contextlib.nullcontext()

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import InvalidSetting
 from .learners.base import Learner
@@ -40,7 +40,9 @@ def device_for(wanted: Device) -> torch.device:
             "device is 'cuda', and torch sees no CUDA device here; use 'cpu' or 'auto', or install a build "
             "of torch with CUDA and its driver"
         )
-    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+    if not there or wanted == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def device_of(params: Params) -> torch.device:
@@ -49,7 +51,9 @@ def device_of(params: Params) -> torch.device:
 
 
 def placed(tree: Tree, device: torch.device) -> Tree:
-    """Return tensors, or a tree of them, on a device; those that lie there already as they are."""
+    """Return tensors, or a tree of them, on a device; the very same if all lie there already."""
+    if all(leaf.device == device for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)):
+        return tree
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
 
 
