@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasklore.evaluate import evaluate
+from tasklore.experience.records import RoundRecord
 from tasklore.experience.store import open_store
 from tasklore.experiment import Experiment, Findings, baselines, conduct
 from tasklore.loop import Watch
@@ -308,7 +309,11 @@ def carry_out(row: Row, folder: Path, console: Console) -> dict[str, Any]:
             run_id=name,
             watch=Progress(console, name),
         )
-    result = summary(row, found) | {"seconds_in_all": time.perf_counter() - started}
+        rounds = sorted(store.find(RoundRecord, {"run_id": name}), key=lambda record: record.index)
+    result = summary(row, found) | {
+        "validation_minutes": [(record.seconds or 0.0) / 60 for record in rounds],
+        "seconds_in_all": time.perf_counter() - started,
+    }
     out.write_text(json.dumps(result, indent=1))
     return result
 
@@ -423,7 +428,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         axes = figure.add_subplot()
         for place, result in enumerate(sorted(learned, key=lambda result: result["learner"])):
             colour, curve = f"C{place % 10}", result["validation_curve"]
-            minutes = [result["training_minutes"] * (i + 1) / len(curve) for i in range(len(curve))]
+            minutes = result["validation_minutes"]
             style = "-" if place < 10 else "--"
             axes.plot(
                 minutes, [score["mean"] for score in curve], style, color=colour, label=result["learner"]

@@ -27,6 +27,7 @@ __all__ = [
     "outputs_of",
 ]
 
+ENOUGH_JUDGED = 4000  # rows of a holdout
 BEYOND = 0.1  # of the range of targets: how far outside it a prediction is believed
 
 Folds: TypeAlias = list[tuple[np.ndarray, np.ndarray]]
@@ -162,7 +163,8 @@ class Measurement:
 def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: int = 1) -> Folds:
     """Return rows to fit and rows to judge, for each fold of each repetition.
 
-    Classes are in proportion, groups whole. One fold is a holdout of a fifth.
+    Classes are in proportion, groups whole. One fold is a holdout of a fifth, of large tables of less, down
+    to a twentieth: 4,000 rows tell enough.
     """
     y, groups = problem.y, problem.groups
     classes = problem.kind == "classification"
@@ -182,7 +184,7 @@ def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: i
             folds = [pair for splitter in splitters for pair in splitter.split(y, y, groups)]
         elif n_folds == 1:
             kind = StratifiedKFold if classes else KFold
-            n_parts = max(2, min(5, largest))
+            n_parts = max(2, min(largest, max(5, min(20, len(y) // ENOUGH_JUDGED))))
             folds = list(kind(n_parts, shuffle=True, random_state=random_state).split(y, y))
         else:
             kind = StratifiedKFold if classes else KFold

@@ -1,8 +1,8 @@
 """Spend a budget on one table: try candidates in the order that experience suggests, and blend the best.
 
 Candidates are cross-validated in processes that can be killed, and the models fitted on the way are kept, so
-that the result needs no further fit and is there on time. Large tables are searched on some of their rows
-first; the best candidates go up to more.
+that the result is there on time; with the time that is left, what the blend is made of is fitted to all rows
+as well. Large tables are searched on some of their rows first; the best candidates go up to more.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -42,12 +43,14 @@ FEWEST_ROWS = 1000  # that a large table is searched on
 ROWS_TO_HOLD_OUT = 8000
 STEP_UP = 4  # times more rows
 N_UP = 10  # candidates that go up
+REFIT_SHARE = 1.4  # times what refitting is expected to take is kept for it
 OVERHEAD = 0.01  # seconds of a fold
 LONGEST_TRIAL = 600.0  # seconds, whatever the budget
 LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
 QUICK_CELLS = 250_000  # numbers that the first model sees: a tree fits so many in 0.2 s
 DESCRIBED_ROWS = 3000
+BEYOND_PAST = 1.5  # times these: past tables say less about larger ones
 CONSTANT = Candidate("constant", "constant", {}, Features())
 
 
@@ -92,6 +95,8 @@ class _Search:
     taken: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     took: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])  # seconds a fold
     speed: list[float] = field(default_factory=list[float])  # logarithms of measured / expected seconds
+    blended: tuple[int, list[str]] | None = None  # trials that were known when the blend had these members
+    refitted: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
 
     def run(self) -> Found:
         with lent(self.budget.n_jobs, self.budget.memory) as workers:
@@ -202,6 +207,9 @@ class _Search:
         levels = [design]
         while levels[-1].n_rows < n:
             levels.append(self._design(min(n, levels[-1].n_rows * STEP_UP), 1))
+        # In the end the members of the blend are fitted to all rows as well.
+        top = levels[-1]
+        levels.append(Design(top.problem, [(np.arange(n), top.folds[0][1])], top.trivial, judges=False))
         return levels
 
     def _design(self, n_rows: int, n_folds: int, n_repeats: int = 1) -> Design:
@@ -318,6 +326,10 @@ class _Search:
         )
 
     def _note(self, name: str, level: int, measured: Measurement, began: float) -> None:
+        if not self.levels[level].judges:
+            if not measured.error and measured.models:
+                self.refitted[name] = measured.models
+            return
         index, n_rows = self.taken[name, level], self.levels[level].n_rows
         trial = Trial(index, self.suited[name], measured, level, n_rows, self._elapsed(), math.nan)
         if not measured.error and len(measured.losses) == len(self.levels[level].folds):
@@ -348,7 +360,8 @@ class _Search:
         """Return the seconds that trying a candidate is expected to take on this machine."""
         n_folds = len(self.levels[level].folds)
         if (below := self.took.get((name, level - 1))) is not None:
-            return below * self.levels[level].n_rows / self.levels[level - 1].n_rows * n_folds
+            rows, fewer = (len(self.levels[place].folds[0][0]) for place in (level, level - 1))
+            return below * rows / fewer * n_folds
         factor = math.exp(float(np.median(self.speed))) if self.speed else 1.0
         return factor * (self._expected_fit(name, level) + OVERHEAD) * n_folds
 
@@ -371,25 +384,37 @@ class _Search:
         if self.budget.seconds is None:
             return self._next_reproducibly(n_running)
         self._vary()
-        half_is_over = self._left() < 0.5 * self.budget.seconds
-        if half_is_over and (upward := self._next_upward()) is not None:
+        if (upward := self._next_upward()) is not None:
             return upward
         fits = {
             name: seconds
             for name in self.distinct
             if (name, 0) not in self.taken and (seconds := self._expected_trial(name, 0)) < 0.9 * self._left()
         }
-        if not fits:
+        if not fits or self._patience_is_over():
             # Nothing is expected to be done in time; with nothing at hand, the quickest is worth a try.
             rest = [name for name in self.distinct if (name, 0) not in self.taken]
             if any(trial.whole for trial in self.trials) or not rest:
-                return None
+                return self._next_upward(now=True)
             return min(rest, key=lambda name: self._expected_trial(name, 0)), 0
-        if self._patience_is_over():
-            return None
         cheap = {name: seconds for name, seconds in fits.items() if seconds < 0.3 * self.budget.seconds}
-        chosen = self.prior.choose(self._tried(), self.described, cheap or fits, len(self.taken))
+        chosen = self.prior.choose(
+            self._tried(), self.described, self._of_this_turn(cheap or fits), len(self.taken)
+        )
         return (chosen, 0) if chosen else None
+
+    def _of_this_turn(self, fits: dict[str, float]) -> dict[str, float]:
+        """Return from which of the candidates the next one is chosen."""
+        turn = len(self.taken)
+        if turn % 3 == 2 and self.levels[0].n_rows > BEYOND_PAST * DESCRIBED_ROWS:
+            # Past tables were smaller, and so are the models that did well there; these find their size.
+            sized = [name for name in fits if self.suited[name].settings.get("early_stopping") is True]
+            if sized:
+                return {name: fits[name] for name in sized}
+        varied = {name: seconds for name, seconds in fits.items() if name not in self.named}
+        if turn % 3 == 0 and varied:
+            return varied
+        return {name: seconds for name, seconds in fits.items() if name in self.named} or varied
 
     def _vary(self) -> None:
         """Offer variations of the best candidates so far, anew after every so many trials."""
@@ -418,16 +443,32 @@ class _Search:
         likeness = self.prior.likeness(tried, self.described)
         return self.prior.most_promising(tried, likeness, dict.fromkeys(rest, 1.0)), 0
 
-    def _next_upward(self) -> tuple[str, int] | None:
-        """Return one of the best candidates of a level for the one above it."""
+    def _next_upward(self, now: bool = False) -> tuple[str, int] | None:
+        """Return one of the best candidates of a level for the one above it, if it is time or must be now."""
+        assert self.budget.seconds is not None
         for level in range(len(self.levels) - 1, 0, -1):
             below = [trial for trial in self.trials if trial.level == level - 1 and trial.whole]
             below.sort(key=lambda trial: trial.measured.loss)
-            for trial in below[:N_UP]:
-                name = trial.candidate.name
+            going = [trial.candidate.name for trial in below[:N_UP]]
+            refits = not self.levels[level].judges
+            cost = sum(self._expected_trial(name, level) for name in going if (name, level) not in self.taken)
+            kept = REFIT_SHARE * cost / self.budget.n_jobs if refits else 0.5 * self.budget.seconds
+            if not now and self._left() > kept:
+                continue
+            for name in self._members(level - 1) if refits else going:
                 if (name, level) not in self.taken and self._expected_trial(name, level) < 0.8 * self._left():
                     return name, level
         return None
+
+    def _members(self, level: int) -> list[str]:
+        """Return what the blend of a level is made of, the heaviest first."""
+        n_known = sum(trial.whole for trial in self.trials)
+        if self.blended is None or n_known >= self.blended[0] + GENERATION:
+            weights, whole = self._weights(level)
+            order = np.argsort(-weights, kind="stable")
+            names = [whole[place].candidate.name for place in order if weights[place] > 0]
+            self.blended = n_known, names
+        return self.blended[1]
 
     def _tried(self) -> dict[str, float]:
         """Return the losses found on the first level, as shares of the trivial one."""
@@ -440,33 +481,47 @@ class _Search:
 
     def _blend(self, level: int) -> tuple[Blend, float] | None:
         """Return the blend of what was tried on a level, and its loss."""
-        whole = [trial for trial in self.trials if trial.level == level and trial.whole]
+        weights, whole = self._weights(level)
         if not whole:
             return None
-        whole.sort(key=lambda trial: (trial.measured.loss, trial.candidate.name))
         design = self.levels[level]
+        judged, *_ = self._judged(level, whole[0].measured.predictions)
+        loss = design.problem.loss(judged, _mixed(weights, whole, judged))
+        if self.metric.is_default and loss > design.trivial:
+            # Nothing that was tried can tell anything; predicting always the same is better then.
+            return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
+        members = [
+            (float(weight), trial.candidate, self._models(trial))
+            for weight, trial in zip(weights, whole, strict=True)
+            if weight > 0
+        ]
+        return Blend(self._rowless(), tuple(members)), loss
+
+    def _models(self, trial: Trial) -> tuple[Any, ...]:
+        """Return the models of a member: that of all rows counts as much as those of the folds together."""
+        folds, refitted = trial.measured.models, self.refitted.get(trial.candidate.name, ())
+        if not refitted or trial.n_rows < len(self.problem.y):
+            return folds
+        return refitted if len(folds) == 1 else (*folds, *refitted * len(folds))
+
+    def _weights(self, level: int) -> tuple[np.ndarray, list[Trial]]:
+        """Return the weights of what was tried on a level, and that in the same order."""
+        whole = [trial for trial in self.trials if trial.level == level and trial.whole]
+        if not whole:
+            return np.empty(0), []
+        whole.sort(key=lambda trial: (trial.measured.loss, trial.candidate.name))
         predictions = np.stack([trial.measured.predictions for trial in whole])
         judged, y, row_weights = self._judged(level, predictions[0])
         weights = select(
             predictions[:, judged],
             y,
-            design.problem.kind,
+            self.problem.kind,
             metric=self.metric,
             row_weights=row_weights,
             random_state=self.budget.random_state,
         )
         weights[weights < LEAST_WEIGHT] = 0.0
-        weights /= weights.sum()
-        loss = design.problem.loss(judged, np.tensordot(weights, np.nan_to_num(predictions[:, judged]), 1))
-        if self.metric.is_default and loss > design.trivial:
-            # Nothing that was tried can tell anything; predicting always the same is better then.
-            return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
-        members = [
-            (float(weight), trial.candidate, trial.measured.models)
-            for weight, trial in zip(weights, whole, strict=True)
-            if weight > 0
-        ]
-        return Blend(self._rowless(), tuple(members)), loss
+        return weights / weights.sum(), whole
 
     def _curve(self) -> Iterator[tuple[float, float]]:
         best = math.inf
@@ -474,3 +529,9 @@ class _Search:
             if trial.whole and trial.level == 0 and trial.measured.loss < best:
                 best = trial.measured.loss
                 yield trial.at, best / self.levels[0].trivial
+
+
+def _mixed(weights: np.ndarray, trials: list[Trial], rows: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of what trials predict for some rows."""
+    predictions = np.stack([trial.measured.predictions[rows] for trial in trials])
+    return np.tensordot(weights, np.nan_to_num(predictions), 1)

@@ -51,11 +51,22 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """On which rows and folds candidates are tried."""
+    """On which rows and folds candidates are tried.
+
+    Parameters
+    ----------
+    problem : Problem
+    folds : list of (rows to fit, rows to judge)
+    trivial : float
+        The loss of predicting always the same.
+    judges : bool
+        Whether rows are judged that were not fitted to; if not, only the models are of use.
+    """
 
     problem: Problem
     folds: Folds
     trivial: float
+    judges: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -112,7 +123,7 @@ class Blend:
     problem : Problem
         Without rows: what the outputs mean.
     members : tuple of (weight, candidate, fitted pipelines)
-        The pipelines of a member count alike.
+        The pipelines of a member count alike; one that stands there twice counts twice.
     """
 
     problem: Problem
@@ -122,8 +133,9 @@ class Blend:
         """Return probabilities or values, float64, shape (n, n_outputs)."""
         total = np.zeros((len(table), self.problem.n_classes or 1))
         for weight, _, pipelines in self.members:
-            for pipeline in pipelines:
-                total += weight / len(pipelines) * outputs_of(pipeline, table, self.problem)
+            for pipeline in {id(pipeline): pipeline for pipeline in pipelines}.values():
+                share = sum(one is pipeline for one in pipelines) / len(pipelines)
+                total += weight * share * outputs_of(pipeline, table, self.problem)
         return total
 
     def refitted(self, problem: Problem, random_state: int) -> "Blend":
