@@ -92,7 +92,15 @@ SPOKEN = {
     "train": {"n_tasks": 4, "steps": 100, "n_validation": 100, "patience": 2},
     "test": {"shots": [1, 5], "n_tasks": 600, "baselines": False, "inner_steps": []},
 }
+CIFAR = {
+    "tasks": {"name": "cifar-fs", "distortion": 1.0},
+    "net": {"name": "conv4"},
+    "train": {"n_validation": 200, "patience": 4, "averaging": 0.998},
+    "test": {"shots": [1, 5], "n_tasks": 600, "inner_steps": [], "baselines": False},
+    "stop": {"minutes": 60.0},
+}
 EVERYTHING = ("scratch", "finetune", "nearest-centroid", "logistic-regression")
+SHALLOW = ("nearest-centroid", "logistic-regression")
 PRETRAINED = {
     "learning_rate": 2e-3,
     "averaging": 0.998,
@@ -100,7 +108,32 @@ PRETRAINED = {
     "pretrain_steps": 2000,
     "execution": "vectorised",
 }
-MAML_ON_OMNIGLOT = {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True}
+ONE_STEP = {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True}
+COMPARING = {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3, "averaging": 0.998}
+GRADIENT = {
+    "maml": ONE_STEP,
+    "fomaml": ONE_STEP,
+    "meta-sgd": ONE_STEP,
+    "boil": ONE_STEP,
+    "anil": {"inner_steps": 5, "step_size": 0.1, "transductive": True},
+    "maml-plus-plus": {"inner_steps": 3, "step_size": 0.2, "first_order_steps": 0, "transductive": True},
+    "cavia": {"inner_steps": 2, "step_size": 1.0, "n_context": 100, "transductive": True},
+    "imaml": {"inner_steps": 8, "step_size": 0.1, "penalty": 1.0, "transductive": True},
+    "reptile": {"inner_steps": 10, "step_size": 1e-3, "test_steps": 50, "transductive": True},
+}
+"""Settings on Omniglot, 5 ways: the papers', or what short trials on validation tasks gave."""
+
+PAPERS = {
+    "maml": "98.7 / 99.9 (Finn et al. 2017)",
+    "reptile": "97.68 / 99.48 (Nichol et al. 2018)",
+    "maml-plus-plus": "99.47 / 99.93 (Antoniou et al. 2019)",
+    "meta-sgd": "99.53 / 99.93 (Li et al. 2017)",
+    "imaml": "99.50 / 99.74 (Rajeswaran et al. 2019, Hessian-free)",
+    "prototypes": "98.8 / 99.7 (Snell et al. 2017)",
+    "matching": "98.1 / 98.9 (Vinyals et al. 2016)",
+    "relation": "99.6 / 99.8 (Sung et al. 2018)",
+}
+"""Accuracy on Omniglot, 5-way 1-shot / 5-shot, in per cent."""
 
 
 def row(
@@ -116,134 +149,107 @@ def row(
     return Row(table, learner, sections, float(sections["stop"]["minutes"]), published, baselines)
 
 
+def comparing(ways: int, **tasks: Any) -> dict[str, dict[str, Any]]:
+    """Return how learners without inner steps train on Omniglot: on tasks of many ways."""
+    return {
+        "tasks": {"train_ways": ways, "train_queries": 5, **tasks},
+        "learner": {"transductive": True},
+        "train": COMPARING | {"n_tasks": 60 // ways},
+        "stop": {"minutes": 60.0},
+    }
+
+
+def by_gradients(learner: str, minutes: float = 60.0, **tasks: Any) -> dict[str, dict[str, Any]]:
+    """Return how learners with inner steps train on Omniglot: pre-trained, with a mean of their params."""
+    n_tasks = 16 if tasks.get("n_ways", 5) == 5 else 4
+    return {
+        "tasks": {"train_queries": 2, **tasks},
+        "learner": GRADIENT[learner],
+        "train": PRETRAINED
+        | {"n_tasks": n_tasks, "steps": 300, "n_validation": 200 if n_tasks == 16 else 50},
+        "stop": {"minutes": minutes},
+    }
+
+
 ROWS: tuple[Row, ...] = (
-    row(
-        "sinusoid",
-        "maml",
-        SINUSOID,
-        {"learner": {"inner_steps": 1, "step_size": 0.01}, "stop": {"minutes": 12.0}},
-        "0.67 to 1.13 (MAML, 5 shots, 1 step; settings differ)",
-        ("scratch", "finetune", "ridge-regression"),
-    ),
-    row(
-        "sinusoid",
-        "fomaml",
-        SINUSOID,
-        {"learner": {"inner_steps": 1, "step_size": 0.01}, "stop": {"minutes": 6.0}},
-    ),
-    row(
-        "sinusoid",
-        "reptile",
-        SINUSOID,
-        {"learner": {"inner_steps": 5, "step_size": 0.01}, "stop": {"minutes": 6.0}},
-    ),
     *(
         row(
             "sinusoid",
             learner,
             SINUSOID,
-            {"learner": {"inner_steps": 1, "step_size": 0.01}, "stop": {"minutes": 6.0}},
+            {"learner": settings, "stop": {"minutes": 12.0 if learner == "maml" else 6.0}},
+            "0.67 to 1.13 (MAML, 5 shots, 1 step; settings differ)" if learner == "maml" else "",
+            ("scratch", "finetune", "ridge-regression") if learner == "maml" else (),
         )
-        for learner in ("anil", "boil", "meta-sgd")
-    ),
-    row("sinusoid", "maml-plus-plus", SINUSOID, {"stop": {"minutes": 6.0}}),
-    row("sinusoid", "cavia", SINUSOID, {"stop": {"minutes": 6.0}}),
-    row("sinusoid", "imaml", SINUSOID, {"stop": {"minutes": 6.0}}),
-    row("sinusoid", "ridge-head", SINUSOID, {"stop": {"minutes": 6.0}}),
-    row(
-        "omniglot",
-        "prototypes",
-        OMNIGLOT,
-        {
-            "tasks": {"train_ways": 60, "train_queries": 5},
-            "learner": {"transductive": True},
-            "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3},
-            "stop": {"minutes": 40.0},
-        },
-        "98.8 / 99.7 (Snell et al. 2017, 5-way 1-shot / 5-shot)",
-        ("scratch", "finetune", "nearest-centroid", "logistic-regression"),
-    ),
-    row(
-        "omniglot",
-        "matching",
-        OMNIGLOT,
-        {
-            "tasks": {"train_ways": 60, "train_queries": 5},
-            "learner": {"transductive": True},
-            "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3},
-            "stop": {"minutes": 40.0},
-        },
-        "98.1 / 98.9 (Vinyals et al. 2016, 5-way 1-shot / 5-shot)",
+        for learner, settings in (
+            *((name, {"inner_steps": 1, "step_size": 0.01}) for name in ("maml", "fomaml")),
+            ("reptile", {"inner_steps": 5, "step_size": 0.01}),
+            *((name, {"inner_steps": 1, "step_size": 0.01}) for name in ("anil", "boil", "meta-sgd")),
+            *((name, {}) for name in ("maml-plus-plus", "cavia", "imaml", "ridge-head")),
+        )
     ),
     *(
         row(
             "omniglot",
             learner,
             OMNIGLOT,
-            {
-                "tasks": {"train_ways": ways, "train_queries": 5},
-                "learner": {"transductive": True},
-                "train": {"n_tasks": 60 // ways, "steps": 200, "learning_rate": 3e-3},
-                "stop": {"minutes": 40.0},
-            },
+            comparing(ways),
+            PAPERS.get(learner, ""),
+            ("scratch", "finetune", "nearest-centroid", "logistic-regression")
+            if learner == "prototypes"
+            else (),
+        )
+        for learner, ways in (
+            *((name, 60) for name in ("prototypes", "matching", "relation", "ridge-head")),
+            *((name, 20) for name in ("logistic-head", "svm-head")),
+        )
+    ),
+    *(row("omniglot", name, OMNIGLOT, by_gradients(name), PAPERS.get(name, "")) for name in GRADIENT),
+    *(
+        row("omniglot-20-way", name, OMNIGLOT, by_gradients(name, n_ways=20), published, baselines)
+        for name, published, baselines in (
+            ("maml", "95.8 / 98.9 (Finn et al. 2017, 20-way 1-shot / 5-shot)", SHALLOW),
+            ("anil", "96.2 / 98.0 (Raghu et al. 2020, 20-way 1-shot / 5-shot)", ()),
+            ("maml-plus-plus", "97.65 / 99.33 (Antoniou et al. 2019, 20-way 1-shot / 5-shot)", ()),
+        )
+    ),
+    row("omniglot-alphabets", "prototypes", OMNIGLOT, comparing(60, split="alphabets"), "", SHALLOW),
+    row("omniglot-alphabets", "maml", OMNIGLOT, by_gradients("maml", split="alphabets")),
+    *(
+        row(
+            "cifar-fs",
+            learner,
+            CIFAR,
+            {"tasks": tasks, "learner": settings, "train": train},
             published,
+            baselines,
         )
-        for learner, ways, published in (
-            ("relation", 60, "99.6 / 99.8 (Sung et al. 2018, 5-way 1-shot / 5-shot)"),
-            ("logistic-head", 20, ""),
-            ("svm-head", 20, ""),
+        for learner, tasks, settings, train, published, baselines in (
+            (
+                "prototypes",
+                {"train_ways": 20, "train_shots": 5, "train_queries": 10},
+                {"transductive": False},
+                {"n_tasks": 1, "steps": 200, "learning_rate": 1e-3},
+                "55.5 / 72.0 (Bertinetto et al. 2019)",
+                EVERYTHING,
+            ),
+            (
+                "ridge-head",
+                {"train_ways": 20, "train_shots": 5, "train_queries": 10},
+                {"transductive": False},
+                {"n_tasks": 1, "steps": 200, "learning_rate": 1e-3},
+                "65.3 / 79.4 (Bertinetto et al. 2019, R2D2)",
+                (),
+            ),
+            (
+                "maml",
+                {"train_queries": 5},
+                {"inner_steps": 2, "step_size": 0.1, "test_steps": 5, "transductive": True},
+                {"n_tasks": 4, "steps": 200, "learning_rate": 1e-3, "initial": "pretrained"},
+                "58.9 / 71.5 (Bertinetto et al. 2019)",
+                (),
+            ),
         )
-    ),
-    row(
-        "omniglot",
-        "maml",
-        OMNIGLOT,
-        {
-            "tasks": {"train_queries": 2},
-            "learner": MAML_ON_OMNIGLOT,
-            "train": PRETRAINED | {"n_tasks": 16, "steps": 300},
-            "stop": {"minutes": 36.0},
-        },
-        "98.7 / 99.9 (Finn et al. 2017, 5-way 1-shot / 5-shot)",
-    ),
-    row(
-        "omniglot-20-way",
-        "maml",
-        OMNIGLOT,
-        {
-            "tasks": {"n_ways": 20, "train_queries": 2},
-            "learner": MAML_ON_OMNIGLOT,
-            "train": PRETRAINED | {"n_tasks": 4, "steps": 150, "n_validation": 50},
-            "test": {"inner_steps": []},
-            "stop": {"minutes": 18.0},
-        },
-        "95.8 / 98.9 (Finn et al. 2017, 20-way 1-shot / 5-shot)",
-        ("nearest-centroid", "logistic-regression"),
-    ),
-    row(
-        "omniglot-alphabets",
-        "prototypes",
-        OMNIGLOT,
-        {
-            "tasks": {"split": "alphabets", "train_ways": 60, "train_queries": 5},
-            "learner": {"transductive": True},
-            "train": {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3},
-            "stop": {"minutes": 30.0},
-        },
-        "",
-        ("nearest-centroid", "logistic-regression"),
-    ),
-    row(
-        "omniglot-alphabets",
-        "maml",
-        OMNIGLOT,
-        {
-            "tasks": {"split": "alphabets", "train_queries": 2},
-            "learner": MAML_ON_OMNIGLOT,
-            "train": PRETRAINED | {"n_tasks": 16, "steps": 300},
-            "test": {"inner_steps": []},
-            "stop": {"minutes": 18.0},
-        },
     ),
     *(
         row(
