@@ -1,12 +1,11 @@
 """AutoML systems on the same tables, splits and budgets: log loss or R², mean rank, time kept.
 
-    tasklore collect DATA/MANIFEST.csv --store sqlite:///EXPERIENCE/lore.db      # once, hours
-    python benchmarks/automl.py DATA/MANIFEST.csv EXPERIENCE --budget 10
+    python benchmarks/automl.py DATA/MANIFEST.csv --budget 10
 
 Each system runs in a process of its own, the rivals in virtual environments of their own (made on first use
-under ``benchmarks/.envs``). Tasklore's prior is learned again for each table without the table's family. 40
-tables of different families are drawn with a fixed seed; a fifth of the rows, at most 5,000, is for testing.
-What is done is not done again, so the benchmark can be stopped at any moment.
+under ``benchmarks/.envs``). Tasklore knows for each table only what the package ships about tables of other
+families. 40 tables of different families are drawn with a fixed seed; a fifth of the rows, at most 5,000, is
+for testing. What is done is not done again, so the benchmark can be stopped at any moment.
 """
 
 import argparse
@@ -27,9 +26,7 @@ from sklearn.model_selection import train_test_split
 from tasklore.apps.automl.collecting import Dataset, read_manifest
 from tasklore.apps.automl.losses import LOSSES
 from tasklore.apps.automl.pipelines import Kind
-from tasklore.apps.automl.portfolio import read_experience
 from tasklore.apps.automl.prior import TablePrior
-from tasklore.experience.store import open_store
 
 HERE = Path(__file__).parent
 RIVALS = {
@@ -68,17 +65,7 @@ def drawn(manifest: list[Dataset], n: int, seed: int) -> list[Dataset]:
     return list(chosen.values())[:n]
 
 
-def prior_without(family: str, kind: Kind, experience: Path, cache: Path) -> Path:
-    """Return the file of a prior that was learned from all other families."""
-    path = cache / f"{kind}-{family}.safetensors"
-    if not path.exists():
-        with open_store(experience / "lore.db") as store:
-            known = read_experience(store, experience / "artifacts", kind)
-        TablePrior.learn([measured for measured in known if measured.family != family]).save(path)
-    return path
-
-
-def run(system: str, dataset: Dataset, budget: float, prior: Path, python: str) -> dict[str, Any]:
+def run(system: str, dataset: Dataset, budget: float, python: str) -> dict[str, Any]:
     """Return what a system came to on a table."""
     frame: Any = pd.read_csv(dataset.path, low_memory=False)
     frame = frame[frame[dataset.target].notna()].rename(columns={dataset.target: "target"})
@@ -98,7 +85,8 @@ def run(system: str, dataset: Dataset, budget: float, prior: Path, python: str) 
         train.to_csv(folder / "train.csv", index=False)
         test.drop(columns="target").to_csv(folder / "test.csv", index=False)
         (folder / "about.json").write_text(json.dumps({"kind": dataset.kind}))
-        (folder / "prior.safetensors").write_bytes(prior.read_bytes())
+        prior = TablePrior.shipped(dataset.kind).without({dataset.family})
+        prior.save(folder / "prior.safetensors")
         command = [python, str(HERE / "automl_systems.py"), system, name, str(budget)]
         started = time.perf_counter()
         try:
@@ -202,7 +190,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("manifest", type=Path, help="list of tables")
-    parser.add_argument("experience", type=Path, help="folder with lore.db and artifacts/")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds")
     parser.add_argument("--tables", type=int, default=40)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
@@ -211,16 +198,14 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="print the losses on every table as well")
     arguments = parser.parse_args()
     console = Console(width=130)
-    cache = arguments.folder / "priors"
-    cache.mkdir(parents=True, exist_ok=True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     for dataset in drawn(read_manifest(arguments.manifest), arguments.tables, arguments.seed):
-        prior = prior_without(dataset.family, dataset.kind, arguments.experience, cache)
         for system in arguments.systems:
             key = f"{dataset.name}-{system.replace(' ', '_')}-{arguments.budget:g}.json"
             path = arguments.folder / key
             if not path.exists():
-                found = run(system, dataset, arguments.budget, prior, python_of(system, console))
+                found = run(system, dataset, arguments.budget, python_of(system, console))
                 path.write_text(json.dumps(found, indent=1))
                 shown = found["error"].strip().splitlines()[-1][:90] if found["error"] else ""
                 console.print(

@@ -120,6 +120,27 @@ def test_without_a_family(prior: TablePrior) -> None:
     assert len(fewer.tasks) == len(prior.tasks) - 1
     assert "linear 1" not in fewer.tasks
     assert fewer.losses.shape == (len(fewer.tasks), len(CANDIDATES))
+    with pytest.raises(InvalidData, match="no past tables but those of"):
+        prior.without(set(prior.families))
+
+
+def test_the_portfolio_is_built_again_without_a_family() -> None:
+    """By hand: b is best on average with c, and a, the best where it is left out, is nowhere else."""
+    shipped = TablePrior.shipped("regression")
+    names = ("a", "b", "c", "constant")
+    losses = np.array([[0.0, 0.9, 0.9, 1.0], [0.9, 0.2, 0.8, 1.0], [0.9, 0.4, 0.1, 1.0]], np.float32)
+    few = dataclasses.replace(
+        shipped,
+        portfolio=("a", "b", "c"),
+        candidates=names,
+        tasks=("one", "two", "three"),
+        families=("one", "two", "three"),
+        losses=losses,
+        seconds=np.full((3, 4), 0.1, np.float32),
+        descriptors=shipped.descriptors[:3],
+    )
+    assert few.without({"one"}).portfolio == ("b", "c", "a")
+    assert few.without({"two", "three"}).portfolio[0] == "a"
 
 
 def test_no_experience_is_an_error() -> None:

@@ -190,6 +190,7 @@ WITHOUT_TASKLORE = {
 @pytest.mark.parametrize("name", sorted(WITHOUT_TASKLORE.values()))
 @pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:k=10 is greater than n_features")
+@pytest.mark.filterwarnings("ignore:n_components > n_samples")
 def test_what_is_chosen_gives_tables_between_its_steps(name: str) -> None:
     """As to_pipeline() gives it: every kind of features, with pandas from step to step."""
     x, y = mixed()

@@ -97,7 +97,8 @@ def test_offers_keep_those_tried_and_are_drawn_with_a_seed() -> None:
     assert none.offer(best, set(), 8).candidates == prior.candidates
 
 
-def test_a_search_goes_beyond_the_named_candidates() -> None:
+def test_a_search_goes_beyond_the_named_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasklore.apps.automl.search.VARY_AFTER", 16)  # sooner, to be done sooner
     x, y = load_breast_cancer(return_X_y=True)
     boards = [
         AutoClassifier(max_evaluations=26, n_jobs=2, random_state=1).fit(x[:200, :5], y[:200]).leaderboard_

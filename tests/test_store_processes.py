@@ -87,14 +87,19 @@ def test_killed_writers_leave_whole_batches(address: str, tmp_path: Path) -> Non
         writers = [start(BATCH_WRITER, address, f"{attempt}{twin}") for twin in "ab"]
         for writer in writers:
             assert writer.stdout is not None
-            acknowledged.add(writer.stdout.readline().strip())  # it is well under way
+            first = writer.stdout.readline()  # it is well under way
+            assert first.endswith("\n"), writer.communicate()[1]
+            acknowledged.add(first.strip())
         time.sleep(rng.uniform(0, 0.3))
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
         for writer in writers:
-            output, errors = writer.communicate()
+            assert writer.stdout is not None
+            assert writer.stderr is not None
+            with writer.stdout, writer.stderr:  # communicate() would miss what readline() has read ahead
+                output, errors = writer.stdout.read(), writer.stderr.read()
             assert errors == ""
-            assert writer.returncode == -signal.SIGKILL
+            assert writer.wait() == -signal.SIGKILL
             acknowledged.update(output.split("\n")[:-1])
     with open_store(address, patience=20) as store:
         assert store.verify() == []

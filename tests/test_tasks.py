@@ -28,6 +28,7 @@ def collection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
     files = {
         "omniglot": "images/omniglot.npz",
         "mnist": "images/mnist/train-images-idx3-ubyte.gz",
+        "mix": "images/omniglot.npz",
         "cifar-fs": "images/cifar100_train_b.npz",
         "clinc150": "text/clinc150.zip",
         "banking77": "text/banking77.zip",

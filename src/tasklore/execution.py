@@ -159,8 +159,8 @@ def held_bytes(run: Callable[[], object]) -> int:
     Examples
     --------
     >>> import torch
-    >>> held_bytes(lambda: (torch.zeros(1000) + 1).sum())
-    8004
+    >>> held_bytes(lambda: torch.zeros(1000) + torch.zeros(1000))
+    12000
     """
     with _Holding() as holding:
         run()

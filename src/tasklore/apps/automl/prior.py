@@ -22,7 +22,7 @@ from ...experience.store import ExperienceStore
 from .descriptors import NAMES
 from .memory import recall
 from .pipelines import Kind
-from .portfolio import Measured, build_portfolio
+from .portfolio import OVERHEAD, Measured, build_portfolio
 
 __all__ = ["AtRandom", "TablePrior"]
 
@@ -105,9 +105,28 @@ class TablePrior:
         )
 
     def without(self, families: Collection[str]) -> Self:
-        """Return what the other families alone say; the portfolio stays."""
-        kept = [family not in families for family in self.families]
-        return self._rows(np.flatnonzero(kept))
+        """Return what the other families alone say; as long a portfolio is built from their losses.
+
+        Predictions are not kept, so each of its members lowers the best loss, not the blend's, as far as it
+        can for the time it takes.
+
+        Raises
+        ------
+        InvalidData
+            There are no other families.
+        """
+        kept = self._rows(np.flatnonzero([family not in families for family in self.families]))
+        if not kept.tasks:
+            raise InvalidData(f"there are no past tables but those of {', '.join(sorted(families))}")
+        alike = np.ones(len(kept.tasks))
+        tried = np.isfinite(kept.seconds).any(0)
+        typical = np.exp(np.nanmean(np.log(kept.seconds[:, tried] + OVERHEAD), axis=0))
+        cost = dict(zip(np.array(kept.candidates)[tried].tolist(), typical.tolist(), strict=True))
+        portfolio: list[str] = []
+        while cost and len(portfolio) < len(self.portfolio):
+            portfolio.append(kept.most_promising(portfolio, alike, cost))
+            del cost[portfolio[-1]]
+        return dataclasses.replace(kept, portfolio=tuple(portfolio))
 
     def with_store(self, store: ExperienceStore) -> Self:
         """Return it with the tables that a store knows; those that are known already are replaced."""

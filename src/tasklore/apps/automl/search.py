@@ -33,7 +33,7 @@ __all__ = ["search"]
 
 N_COSTED = 6  # candidates whose cost decides on how many rows and folds the search can be
 SHARE = 0.4  # of the budget that they may take
-VARY_AFTER, VARY_EVERY, N_PARENTS = 16, 8, 4  # trials before settings are varied, and again; of how many
+VARY_AFTER, VARY_EVERY, N_PARENTS = 50, 8, 4  # trials before settings are varied, and again; of how many
 GENERATION = 4  # in reproducible runs, trials that are chosen together
 HOPELESS = 0.6  # of what separates the best from the trivial: a candidate farther behind is given up
 LEAST_MARGIN = 0.25  # of the trivial loss: what separates them is taken to be at least this
@@ -445,14 +445,13 @@ class _Search:
 
     def _next_upward(self, now: bool = False) -> tuple[str, int] | None:
         """Return one of the best candidates of a level for the one above it, if it is time or must be now."""
-        assert self.budget.seconds is not None
         for level in range(len(self.levels) - 1, 0, -1):
             below = [trial for trial in self.trials if trial.level == level - 1 and trial.whole]
             below.sort(key=lambda trial: trial.measured.loss)
             going = [trial.candidate.name for trial in below[:N_UP]]
             refits = not self.levels[level].judges
             cost = sum(self._expected_trial(name, level) for name in going if (name, level) not in self.taken)
-            kept = REFIT_SHARE * cost / self.budget.n_jobs if refits else 0.5 * self.budget.seconds
+            kept = REFIT_SHARE * cost / self.budget.n_jobs if refits else 0.5 * (self.budget.seconds or 0.0)
             if not now and self._left() > kept:
                 continue
             for name in self._members(level - 1) if refits else going:

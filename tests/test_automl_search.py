@@ -1,0 +1,86 @@
+"""How a search spends its time: whose turn it is, and what the members of the blend are fitted to."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes
+
+from tasklore import AutoRegressor
+from tasklore.apps.automl.losses import metric_for
+from tasklore.apps.automl.measuring import Problem, folds_of
+from tasklore.apps.automl.prior import TablePrior
+from tasklore.apps.automl.search import _Search  # pyright: ignore[reportPrivateUsage]
+from tasklore.apps.automl.space import candidates
+from tasklore.apps.automl.trials import Blend, Budget, Design
+
+
+def numbers(n: int) -> Problem:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3))
+    return Problem.of(x, x[:, 0] + 0.1 * rng.normal(size=n), "regression")
+
+
+def begun(n: int) -> Any:
+    """Return a search on a table of so many rows, before its first trial."""
+    problem, prior = numbers(n), TablePrior.shipped("regression")
+    search = _Search(problem, prior, Budget(10.0), metric_for("regression"), 0.0, lambda trial: None)
+    search.suited = dict(candidates("regression"))
+    search.named = frozenset(search.suited)
+    search.suited["ridge-1 with alpha 3"] = dataclasses.replace(
+        search.suited["ridge-1"], name="ridge-1 with alpha 3", settings={"alpha": 3.0}
+    )
+    search.levels = [Design(problem, folds_of(problem, 1), 1.0)]
+    return search
+
+
+class Constant:
+    """A fitted pipeline that always says the same."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def predict(self, table: Any) -> np.ndarray:
+        return np.full(len(table), self.value)
+
+
+def test_a_model_that_stands_twice_counts_twice() -> None:
+    problem = dataclasses.replace(numbers(50), bounds=None)
+    one, whole = Constant(1.0), Constant(4.0)
+    blend = Blend(problem, ((1.0, candidates("regression")["ridge-1"], (one, one, whole)),))
+    np.testing.assert_allclose(blend.outputs(problem.table), 2.0)
+    half = (0.5, candidates("regression")["ridge-1"], (one, whole))
+    np.testing.assert_allclose(Blend(problem, (half, half)).outputs(problem.table), 2.5)
+
+
+def test_variations_and_what_finds_its_size_have_their_turns() -> None:
+    search = begun(400)
+    fits = {"ridge-1": 0.1, "boosting-stopped": 2.0, "ridge-1 with alpha 3": 0.1}
+    by_turn = []
+    for turn in range(3):
+        search.taken = {(str(i), 0): i for i in range(turn)}
+        by_turn.append(set(search._of_this_turn(fits)))
+    assert by_turn == [
+        {"ridge-1 with alpha 3"},
+        {"ridge-1", "boosting-stopped"},
+        {"ridge-1", "boosting-stopped"},
+    ]
+    assert set(search._of_this_turn({"ridge-1 with alpha 3": 0.1})) == {"ridge-1 with alpha 3"}
+    large = begun(5000)
+    large.taken = {(str(i), 0): i for i in range(2)}
+    assert set(large._of_this_turn(fits)) == {"boosting-stopped"}, "larger than what is known of past tables"
+    assert set(large._of_this_turn({"ridge-1": 0.1})) == {"ridge-1"}
+
+
+@pytest.mark.timeout(120)
+def test_members_are_fitted_to_all_rows_with_the_time_that_is_left() -> None:
+    x, y = load_diabetes(return_X_y=True, as_frame=True)
+    model = AutoRegressor(budget=6.0, n_jobs=1, random_state=0).fit(x, y)
+    blend = model._blend  # pyright: ignore[reportPrivateUsage]
+    heaviest = max(blend.members, key=lambda member: member[0])[2]
+    folds = {id(pipeline) for pipeline in heaviest}
+    assert len(folds) < len(heaviest), "one of them stands for all rows, as often as the others together"
+    whole = max(folds, key=[id(pipeline) for pipeline in heaviest].count)
+    assert [id(pipeline) for pipeline in heaviest].count(whole) == len(heaviest) // 2
+    assert model.score(x, y) > 0.4
