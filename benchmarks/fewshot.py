@@ -66,6 +66,14 @@ class Row:
         sections = {**self.sections, "learner": {"name": self.learner, **self.sections.get("learner", {})}}
         return Experiment.from_sections(sections)
 
+    def within(self, minutes: float) -> "Row":
+        """Return the run with another budget; a learning rate that falls reaches its end within that too."""
+        sections = {**self.sections, "stop": {"minutes": minutes}}
+        if steps := sections["train"].get("cosine_steps"):
+            share = minutes / self.minutes
+            sections["train"] = sections["train"] | {"cosine_steps": max(1, round(steps * share))}
+        return dataclasses.replace(self, sections=sections, minutes=minutes)
+
 
 SINUSOID = {
     "tasks": {"name": "sinusoid", "n_shots": 5, "n_queries": 15},
@@ -144,7 +152,7 @@ BEST: dict[str, dict[str, Any]] = {
         "n_tasks": 1,
         "steps": 1000,
         "learning_rate": 3e-3,
-        "cosine_steps": 16000,
+        "cosine_steps": 20000,
         "averaging": 0.998,
         "n_validation": 60,
         "precision": "bfloat16",
@@ -510,11 +518,7 @@ def main() -> None:
             if row.table == name and {name, f"{name}-{row.learner}"} & set(arguments.tables)
         ]
         if arguments.minutes is not None:
-            stop = {"minutes": arguments.minutes}
-            chosen = [
-                dataclasses.replace(row, sections=row.sections | {"stop": stop}, minutes=arguments.minutes)
-                for row in chosen
-            ]
+            chosen = [row.within(arguments.minutes) for row in chosen]
         if chosen:
             results = [carry_out(row, arguments.folder, console) for row in chosen]
             for row in (row for row in chosen if row.baselines):
