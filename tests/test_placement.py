@@ -12,7 +12,7 @@ from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.learners.metric import MatchingNetwork, Prototypes, RelationNetwork
 from tasklore.metagrad import rule_for
 from tasklore.nets import MLP, Conv4, ResNet12
-from tasklore.placement import Lowered, device_for, in_precision, placed
+from tasklore.placement import Lowered, computes_bfloat16, device_for, in_precision, placed
 from tasklore.registry import learners
 from tasklore.tasks.images.digits import Digits
 from tasklore.train import TrainSettings, fit, init, pretrain, step
@@ -123,6 +123,19 @@ def test_meta_learning_in_fewer_digits_learns() -> None:
         losses.append(state.losses[-1])
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     assert all(tensor.dtype == torch.float32 for tensor in state.params.values())
+
+
+@pytest.mark.parametrize(("capability", "slow"), [("AVX2", True), ("AVX512", False)])
+def test_a_processor_without_bfloat16_is_named(
+    capability: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    assert computes_bfloat16(torch.device("cpu")) is not slow
+    source = Digits(n_ways=2).splits().train
+    settings = TrainSettings(steps=1, n_tasks=2, precision="bfloat16", device="cpu")
+    (state,) = fit(Prototypes(MLP((8,))), source, settings)
+    assert state.plan is not None
+    assert ("has no instructions for bfloat16" in state.plan.why) is slow
 
 
 def test_what_cannot_be_lowered_is_refused_with_the_cure() -> None:

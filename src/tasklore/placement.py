@@ -13,7 +13,16 @@ from .learners.base import Learner
 from .nets import Net
 from .types import Inputs, Params
 
-__all__ = ["Device", "Lowered", "Precision", "device_for", "device_of", "in_precision", "placed"]
+__all__ = [
+    "Device",
+    "Lowered",
+    "Precision",
+    "computes_bfloat16",
+    "device_for",
+    "device_of",
+    "in_precision",
+    "placed",
+]
 
 Tree = TypeVar("Tree")
 
@@ -43,6 +52,13 @@ def device_for(wanted: Device) -> torch.device:
     if not there or wanted == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether a device computes in bfloat16 itself; a CPU without AVX-512 does so step by step."""
+    if device.type != "cpu":
+        return True
+    return not torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "DEFAULT", "NO AVX"))
 
 
 def device_of(params: Params) -> torch.device:
