@@ -9,7 +9,8 @@ Every measurement runs in a process of its own, the libraries take turns, and th
 is printed as speed is a ratio within this run. Single precision is what is timed. That all libraries compute
 the same is checked in double precision, where the meta-gradients must agree to 1e-9: in single precision the
 rounding of long sums grows with every inner step, and the "rounding" column says how far each library's
-meta-gradient lies from the exact one. "compiled" is ``execution = "compiled"``, whose first step takes as
+meta-gradient lies from the exact one; 1e-4 on the MLPs and 1e-2 on the convolutional networks are allowed, or
+twice what higher is off by. "compiled" is ``execution = "compiled"``, whose first step takes as
 long as the last column says.
 """
 
@@ -55,6 +56,7 @@ PROBLEMS = {
 COMPILED = ("sinusoid", "mlp")  # a graph of stacked convolutions is no faster
 N_TASKS = {name: 2 if name == "resnet12" else 16 for name in PROBLEMS}
 TOLERANCE = 1e-9  # of a meta-gradient in double precision, relative to its largest value
+SINGLE = {name: 1e-4 if name in COMPILED else 1e-2 for name in PROBLEMS}  # in single precision
 SECONDS = 4.0  # that a measurement takes at least
 MetaStep = Callable[[], Params]
 
@@ -322,7 +324,7 @@ def main() -> None:
                 {library: dict(np.load(Path(folder) / f"{library}{flag}.npz")) for library in libraries}
                 for flag in ("", "--exact")
             )
-        console.print(table(PROBLEMS[name], results, found, truth, rate))
+        console.print(table(PROBLEMS[name], results, found, truth, rate, SINGLE[name]))
 
 
 def table(
@@ -331,6 +333,7 @@ def table(
     found: dict[str, dict[str, np.ndarray]],
     truth: dict[str, dict[str, np.ndarray]],
     rate: float,
+    single: float,
 ) -> Table:
     """Return one problem's comparison; ends the program if a library computes something else."""
     grid = Table(title=title, title_justify="left")
@@ -347,9 +350,11 @@ def table(
 
     for library in results:
         seconds, off = median(library, "seconds"), apart(truth[library], truth["higher"])
-        if off > TOLERANCE:
+        rounding = apart(found[library], truth[library])
+        if off > TOLERANCE or rounding > max(single, 2 * apart(found["higher"], truth["higher"])):
             raise SystemExit(
-                f"{library} computes another meta-gradient on {title}: relative difference {off:.1e}"
+                f"{library} computes another meta-gradient on {title}: relative difference {off:.1e} "
+                f"in double precision, {rounding:.1e} from that in single"
             )
         achieved = median("tasklore", "flops") / seconds
         grid.add_row(
@@ -360,7 +365,7 @@ def table(
             f"{100 * achieved / rate:.0f} %",
             f"{median(library, 'memory'):.0f} MiB",
             f"{off:.0e}",
-            f"{apart(found[library], truth[library]):.0e}",
+            f"{rounding:.0e}",
             f"{median(library, 'first'):.1f} s",
         )
     return grid
