@@ -5,7 +5,8 @@
 Each system runs in a process of its own, the rivals in virtual environments of their own (made on first use
 under ``benchmarks/.envs``). Tasklore knows for each table only what the package ships about tables of other
 families. 40 tables of different families are drawn with a fixed seed; a fifth of the rows, at most 5,000, is
-for testing. What is done is not done again, so the benchmark can be stopped at any moment.
+for testing. What is done is a line in ``benchmarks/results/automl-10s.jsonl`` and not done again, so the
+benchmark can be stopped at any moment; ``--anew`` measures the named systems again.
 """
 
 import argparse
@@ -184,6 +185,30 @@ def per_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+class Results:
+    """What is known, by table and system: a file of lines that is only added to, or written anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        results = [json.loads(line) for line in lines]
+        self.known: dict[tuple[str, str], dict[str, Any]] = {
+            (result["table"], result["system"]): result for result in results
+        }
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Note a result."""
+        self.known[result["table"], result["system"]] = result
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+
+    def forget(self, keys: set[tuple[str, str]]) -> None:
+        """Remove some."""
+        self.known = {key: result for key, result in self.known.items() if key not in keys}
+        self.path.write_text("".join(json.dumps(result) + "\n" for result in self.known.values()))
+
+
 def main() -> None:
     """Run what is missing, and print the comparison."""
     parser = argparse.ArgumentParser(
@@ -194,25 +219,28 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=40)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=HERE / "results" / "automl")
+    parser.add_argument("--folder", type=Path, default=HERE / "results", help="where the results lie")
+    parser.add_argument("--anew", action="store_true", help="forget what is known of these systems first")
     parser.add_argument("--each", action="store_true", help="print the losses on every table as well")
     arguments = parser.parse_args()
     console = Console(width=130)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
-    for dataset in drawn(read_manifest(arguments.manifest), arguments.tables, arguments.seed):
+    tables = drawn(read_manifest(arguments.manifest), arguments.tables, arguments.seed)
+    wanted = {(dataset.name, system) for dataset in tables for system in arguments.systems}
+    done = Results(arguments.folder / f"automl-{arguments.budget:g}s.jsonl")
+    if arguments.anew:
+        done.forget(wanted)
+    for dataset in tables:
         for system in arguments.systems:
-            key = f"{dataset.name}-{system.replace(' ', '_')}-{arguments.budget:g}.json"
-            path = arguments.folder / key
-            if not path.exists():
-                found = run(system, dataset, arguments.budget, python_of(system, console))
-                path.write_text(json.dumps(found, indent=1))
-                shown = found["error"].strip().splitlines()[-1][:90] if found["error"] else ""
-                console.print(
-                    f"{dataset.name:32} {system:16} loss {found.get('loss', float('nan')):9.4f} of "
-                    f"{found['trivial']:.4f}, {found.get('fit_seconds', float('nan')):6.1f} s {shown}"
-                )
-            results.append(json.loads(path.read_text()))
+            if (dataset.name, system) in done.known:
+                continue
+            found = run(system, dataset, arguments.budget, python_of(system, console))
+            done.add(found)
+            shown = found["error"].strip().splitlines()[-1][:90] if found["error"] else ""
+            console.print(
+                f"{dataset.name:32} {system:16} loss {found.get('loss', float('nan')):9.4f} of "
+                f"{found['trivial']:.4f}, {found.get('fit_seconds', float('nan')):6.1f} s {shown}"
+            )
+    results = [done.known[key] for key in sorted(wanted)]
     console.print(summary(results, arguments.budget))
     if arguments.each:
         print(per_table(results))

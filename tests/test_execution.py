@@ -1,5 +1,7 @@
 """How steps are run: measured, within a memory limit, and the same result whichever way."""
 
+import ctypes
+import resource
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasklore.errors import InvalidSetting
-from tasklore.execution import Plan, choose, held_bytes
+from tasklore.execution import Plan, choose, held_bytes, memory_kept
 from tasklore.learners.base import Learner
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
@@ -147,3 +149,28 @@ def test_what_is_computed_again_can_be_vectorised_and_differentiated() -> None:
     again = torch.func.vmap(lambda x: recomputed(energy, weight, x)["energy"])(x).sum()
     torch.testing.assert_close(again, plain)
     torch.testing.assert_close(torch.autograd.grad(again, weight), torch.autograd.grad(plain, weight))
+
+
+def page_faults() -> int:
+    """Return how often the system maps a page while 8 MiB are taken and freed ten times."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(2 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library")
+def test_freed_memory_is_kept_inside_and_given_back_after() -> None:
+    with memory_kept():
+        page_faults()
+        assert page_faults() < 1000, "20,480 pages if each tensor were mapped anew"
+        blocks = [torch.ones(2**20) for _ in range(50)]  # 4 MiB each
+        held = resident_mib()
+        del blocks
+        assert resident_mib() > held - 100
+    assert resident_mib() < held - 100
+
+
+def resident_mib() -> float:
+    """Return what this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20

@@ -45,8 +45,8 @@ def start(learner: Learner, spec: TaskSpec = SPEC) -> Params:
     return {name: tensor.to(DOUBLE) for name, tensor in params.items()}
 
 
-def context(spec: TaskSpec = SPEC, step: int = 0) -> Context:
-    return Context(spec, torch.tensor(0), step, training=True)
+def context(spec: TaskSpec = SPEC, step: int = 0, training: bool = True) -> Context:
+    return Context(spec, torch.tensor(0), step, training=training)
 
 
 # Heads
@@ -238,12 +238,22 @@ def test_refinement_is_soft_k_means_with_the_queries() -> None:
             for k in range(3)
         ]
     expected = torch.softmax(-(torch.cdist(asked, torch.stack(centres)) ** 2), 1)
-    adapted = learner.adapt(params, support, context())
+    adapted = learner.adapt(params, support, context(training=False))
     found = learner.predict(adapted, query.inputs).softmax(1)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(learner.predict(adapted, padded(query).inputs)[:7].softmax(1), expected)
     alone = learner.predict(adapted, Inputs(query.x[:1], query.mask[:1])).softmax(1)
     assert not torch.allclose(alone, expected[:1], atol=1e-4), "the other queries matter"
+
+
+def test_nothing_is_refined_while_meta_learning() -> None:
+    learner = Prototypes(MLP((6,)), transductive=True, refinement_steps=3)
+    plain = dataclasses.replace(learner, refinement_steps=0)
+    params, support, query = start(learner), batch(), batch(4, 7)
+    found, expected = (
+        one.predict(one.adapt(params, support, context()), query.inputs) for one in (learner, plain)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_refinement_is_off_unless_asked_for() -> None:

@@ -4,9 +4,11 @@ Nothing of this changes what is learned, but for rounding. It is measured on the
 of the run, and said.
 """
 
+import contextlib
+import ctypes
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -16,12 +18,15 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import InvalidSetting
 
-__all__ = ["Execution", "Plan", "choose", "fastest", "held_bytes"]
+__all__ = ["Execution", "Plan", "choose", "fastest", "held_bytes", "memory_kept"]
 
 ABOUT_AS_FAST = 1.1
 """Up to this factor a step counts as about as fast as another."""
 
 MIB = 2**20
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+LARGEST_KEPT = 32 * MIB  # the most that glibc takes from what it keeps; larger blocks are mapped anew
 
 Execution: TypeAlias = Literal["auto", "vectorised", "loop", "compiled"]
 
@@ -127,9 +132,10 @@ def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> 
 
 
 def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
-    """Return how many of ``n_tasks`` tasks to run at once, one, four or all, and in how many threads.
+    """Return how many of ``n_tasks`` tasks to run at once in a thread, and in how many threads.
 
-    Memory grows with both, so more is tried only while the last enlargement paid.
+    Memory grows with both, so each enlargement is tried only while the last one paid: threads first, which
+    gain most for what they hold where a task has work for a core, then twice as many tasks at once.
 
     Parameters
     ----------
@@ -139,15 +145,44 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
     seconds : callable (tasks at once, threads)
         Measures how long a step takes so.
     """
-    chosen, shortest = 1, seconds(1, 1)
-    for size in sorted({min(4, n_tasks), n_tasks} - {1}):
-        taken = seconds(size, 1)
+    size, parts, shortest = 1, 1, seconds(1, 1)
+
+    def pays(more: int, in_threads: int) -> bool:
+        nonlocal size, parts, shortest
+        taken = seconds(more, in_threads)
         if taken * ABOUT_AS_FAST > shortest:
-            break
-        chosen, shortest = size, taken
-    if threads > 1 and seconds(chosen, threads) * ABOUT_AS_FAST < shortest:
-        return chosen, threads
-    return chosen, 1
+            return False
+        size, parts, shortest = more, in_threads, taken
+        return True
+
+    if threads > 1:
+        pays(1, threads)
+    most = -(-n_tasks // parts)
+    while size < most and pays(min(2 * size, most), parts):
+        pass
+    if parts < threads and size > 1:  # small tasks give a core enough to do only when they are stacked
+        pays(min(size, -(-n_tasks // threads)), threads)
+    return size, parts
+
+
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """Have the C library keep freed memory for the next allocation, and give it back at the end.
+
+    Left to itself, glibc returns a large block to the system when it is freed and maps it anew, page by page,
+    when the next meta-step needs one of the same size. Without glibc nothing happens.
+    """
+    library = ctypes.CDLL(None)
+    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+        yield
+        return
+    library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
+    library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.mallopt(TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # where glibc's own adjustment would end
+        library.malloc_trim(0)
 
 
 def held_bytes(run: Callable[[], object]) -> int:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from .errors import InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
-from .execution import Execution, Plan, choose
+from .execution import Execution, Plan, choose, memory_kept
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
@@ -79,9 +79,9 @@ class TrainSettings:
     pretrain_steps : int
         Updates of plain training, if that is the start.
     execution : {"auto", "vectorised", "loop", "compiled"}
-        Tasks of a meta-update run all at once, one by one, or as a measurement at the first step says is
-        faster: these two, or four at a time, in one thread or in one for each core. Compiled, all at once as
-        one graph, small networks are several times faster still, after a minute of preparation; see
+        Tasks of a meta-update run all at once, one by one, or as many at once, in one thread or in one for
+        each core, as a measurement at the first step says pays. Compiled, all at once as one graph, small
+        networks are several times faster still, after a minute of preparation; see
         :class:`~tasklore.metagrad.Compiled`.
     memory_limit : int, optional
         MiB of tensors that a meta-update may hold: fewer tasks run at once then, and where even one does not
@@ -263,13 +263,14 @@ def fit(
         torch.set_num_threads(state.threads)
     # A prior is judged as it is before anything more is learned: its first round has no steps.
     rounds = state.round + (0 if state.started_from == "prior" else 1)
-    while state.step < rounds * settings.steps:
-        episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
-        if state.plan is None:
-            plan = _planned(learner, state, source.spec, episodes, keys, settings, around)
-            state = dataclasses.replace(state, plan=plan)
-        state = step(learner, state, source.spec, episodes, keys, settings, around)
-        yield state
+    with memory_kept():
+        while state.step < rounds * settings.steps:
+            episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
+            if state.plan is None:
+                plan = _planned(learner, state, source.spec, episodes, keys, settings, around)
+                state = dataclasses.replace(state, plan=plan)
+            state = step(learner, state, source.spec, episodes, keys, settings, around)
+            yield state
 
 
 def _planned(

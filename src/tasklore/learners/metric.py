@@ -48,8 +48,8 @@ class Prototypes(Learner):
         Where a meta-learned temperature starts, by which the distances are divided; None: they are not.
     refinement_steps : int
         Steps of soft k-means in which the queries, without their labels, move the means; ``transductive``
-        only. With ``z_jk`` the chance that query ``j`` is of class ``k``, a step is ``c_k ← (Σ_i f(x_i)
-        [y_i = k] + Σ_j f(x_j) z_jk) / (Σ_i [y_i = k] + Σ_j z_jk)``.
+        only, and not while meta-learning. With ``z_jk`` the chance that query ``j`` is of class ``k``, a step
+        is ``c_k ← (Σ_i f(x_i) [y_i = k] + Σ_j f(x_j) z_jk) / (Σ_i [y_i = k] + Σ_j z_jk)``.
 
     Notes
     -----
@@ -110,7 +110,7 @@ class Prototypes(Learner):
         adapted = dict(params)
         adapted[PROTOTYPES] = _class_means(features, members)
         adapted[PRESENT] = (counts > 0).to(features.dtype)
-        if self.refinement_steps:
+        if self.refinement_steps and not context.training:
             adapted[COUNTS] = counts
         if not self.transductive:
             adapted |= named_statistics(statistics)
@@ -120,7 +120,7 @@ class Prototypes(Learner):
         weights, statistics = weights_and_statistics(adapted)
         features, _ = self._embedded(weights, inputs, statistics)  # (n, d)
         centres = adapted[PROTOTYPES]  # (c, d)
-        for _ in range(self.refinement_steps):
+        for _ in range(self.refinement_steps if COUNTS in adapted else 0):
             shares = torch.softmax(self._logits(adapted, features, centres), 1) * inputs.mask.unsqueeze(1)
             counts = adapted[COUNTS]
             sums = counts.unsqueeze(1) * adapted[PROTOTYPES] + shares.T @ features
