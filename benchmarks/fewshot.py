@@ -498,7 +498,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw what is there of one table, and run nothing")
     parser.add_argument("--list", action="store_true", help="name the tables and their runs")
     arguments = parser.parse_args()
-    console = Console()
+    console = Console(width=130)
     if arguments.list or not arguments.tables:
         for row in ROWS:
             console.print(f"{row.table:24} {row.table}-{row.learner}  ({row.minutes:g} minutes)")

@@ -274,3 +274,12 @@ def test_check_splits_sees_classes_that_meet() -> None:
     source = numbered()
     with pytest.raises(CheckFailed, match="train and validation share 8 classes or tasks, such as '0'"):
         check_splits(Splits(source, source, source))
+
+
+def test_a_source_is_shown_in_a_line() -> None:
+    examples = Examples(
+        "x", torch.zeros(4000, 1, 2, 2), torch.arange(400).repeat(10), tuple(map(str, range(400)))
+    )
+    shown = repr(FewShotSource.of(examples, n_ways=2, n_shots=1, n_queries=2))
+    assert len(shown) < 200
+    assert "'x', 4000 of 1×2×2, 400 classes" in shown

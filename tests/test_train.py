@@ -107,7 +107,7 @@ def test_averaging_is_a_running_mean_of_the_params() -> None:
 def test_the_least_memory_is_taken_of_what_is_about_as_fast(
     seconds: list[float], halved: float, chosen: tuple[int, int]
 ) -> None:
-    """``seconds`` are of 1, 2, 4, 8 and 16 tasks at once; ``halved`` is what a second thread makes of them."""
+    """``seconds`` are of 1, 2, 4, 8 and 16 tasks at once; ``halved`` is a second thread's factor on them."""
     tried: list[tuple[int, int]] = []
 
     def taken(tasks_at_once: int, threads: int) -> float:

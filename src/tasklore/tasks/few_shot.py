@@ -7,7 +7,7 @@ Two pieces: :class:`Examples` holds the data once, whatever the number of source
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ Variant = tuple[int, int]
 """A class as it may appear in a task: (label index, quarter turns). A turned image is another class."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Examples:
     """Labelled examples in memory.
 
@@ -54,6 +54,10 @@ class Examples:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     plain: Callable[[Tensor], Tensor] | None = None
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.x.shape[1:]))
+        return f"Examples({self.name!r}, {len(self.x)} of {shape}, {len(self.labels)} classes)"
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y) or len(self.x) == 0:
@@ -205,7 +209,7 @@ class FewShotSource(TaskSource):
     """
 
     examples: Examples
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...] = field(repr=False)
     n_ways: int | tuple[int, int] = 5
     n_shots: int | tuple[int, int] = 1
     n_queries: int = 15
