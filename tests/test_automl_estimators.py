@@ -25,10 +25,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from tasklore import AutoClassifier, AutoRegressor
 from tasklore.apps.automl.boards import leaderboard
+from tasklore.apps.automl.calibrating import Calibration
 from tasklore.apps.automl.descriptors import NAMES
 from tasklore.apps.automl.estimators import seconds_of
 from tasklore.apps.automl.losses import METRICS
-from tasklore.apps.automl.measuring import Measurement
+from tasklore.apps.automl.measuring import Measurement, bounds_of
 from tasklore.apps.automl.memory import names_of
 from tasklore.apps.automl.pipelines import Kind
 from tasklore.apps.automl.space import candidates
@@ -291,6 +292,31 @@ def test_what_is_chosen_without_tasklore() -> None:
     frame, labels = messy()
     with pytest.raises(InvalidData, match="steps that scikit-learn lacks"):
         classifier().fit(frame, labels).to_pipeline()
+
+
+def test_predictions_are_calibrated_and_stay_so_when_saved(tmp_path: Path) -> None:
+    x, y = datasets.load_breast_cancer(return_X_y=True, as_frame=True)
+    model = classifier(max_evaluations=8).fit(x, y)
+    blend = model._blend
+    assert blend.calibration.power != 1.0
+    plain = dataclasses.replace(blend, calibration=Calibration()).outputs(model._schema.table(x))
+    np.testing.assert_allclose(model.predict_proba(x), blend.calibration(plain))
+    np.testing.assert_allclose(model.predict_proba(x).sum(1), 1.0)
+    assert (model.predict(x) == model.classes_[plain.argmax(1)]).all()
+    model.save(tmp_path / "model.skops")
+    again = AutoClassifier.load(tmp_path / "model.skops")
+    np.testing.assert_allclose(again.predict_proba(x), model.predict_proba(x))
+    assert model.refit(x, y)._blend.calibration == blend.calibration
+
+
+def test_values_are_stretched_within_what_is_believed() -> None:
+    x, y = datasets.load_diabetes(return_X_y=True)
+    model = regressor(max_evaluations=5).fit(x, y)
+    assert model._blend.calibration.power == 1.0
+    far = Calibration(centre=float(y.mean()), stretch=100.0)
+    model._blend = dataclasses.replace(model._blend, calibration=far)
+    least, largest = bounds_of(y)
+    assert (model.predict(x).min(), model.predict(x).max()) == (least, largest)
 
 
 def _parts(estimator: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...errors import InvalidData
-from .losses import LEAST, LOSSES, Metric
+from .losses import LEAST, LOSSES, Metric, drawn_in
 from .pipelines import Kind
 
 __all__ = ["select"]
@@ -78,8 +78,7 @@ def select(  # noqa: PLR0913 - settings of one step
     by_loss = metric is None or metric.is_default
     loss = LOSSES[kind] if metric is None or metric.is_default else metric.loss
     if by_loss and kind == "regression":
-        limits = _tails(y, reach)
-        y, predictions = np.clip(y, *limits), np.clip(predictions, *limits)
+        y, predictions = drawn_in(y, y, predictions, reach=reach)
     if not by_loss:
         n_bags = 0  # each step costs more
     single = np.array([loss(y, predictions[model], row_weights) for model in whole])
@@ -112,16 +111,6 @@ def select(  # noqa: PLR0913 - settings of one step
         weights[:] = 0.0
         weights[nearest[0]] = 1.0
     return weights
-
-
-def _tails(y: np.ndarray, reach: float) -> tuple[float, float]:
-    """Return the limits that targets are drawn in to, beyond which only those of heavy tails lie.
-
-    Nothing is drawn in where most targets are the same, as many zeros: the others are what matters then.
-    """
-    low, high = np.quantile(y, [0.05, 0.95])
-    beyond = reach * (high - low) if high > low else np.inf
-    return float(low - beyond), float(high + beyond)
 
 
 def _greedy_by(

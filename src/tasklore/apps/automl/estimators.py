@@ -5,6 +5,7 @@ A fit searches features, model and hyperparameters in the order that experience 
 ends on time, and can be remembered, so that the next table is learned with this one's experience.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from sklearn.utils.validation import (
 from ...errors import DamagedArtifact, InvalidData, InvalidSetting
 from ...experience.store import ExperienceStore, open_store
 from .boards import leaderboard, why
+from .calibrating import Calibration
 from .images import ImagePrior, image_candidates, restored
 from .leaks import warn_of_leaks
 from .losses import metric_for
@@ -249,9 +251,9 @@ class _Auto(BaseEstimator):
         """Return what was chosen as scikit-learn's own parts, not fitted, to use without Tasklore.
 
         Its input are rows as they were given to :meth:`fit`. Several models become a
-        :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`. It does
-        not keep predictions within a tenth of the targets' range around it, as :meth:`predict` of a regressor
-        does.
+        :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`. It
+        predicts the same classes, but does neither sharpen chances nor stretch values, nor keep values within
+        a tenth of the targets' range around it, as Tasklore's own prediction does.
 
         Raises
         ------
@@ -302,6 +304,7 @@ class _Auto(BaseEstimator):
             "schema": self._schema.to_dict(),
             "n_classes": self._blend.problem.n_classes,
             "bounds": self._blend.problem.bounds,
+            "calibration": dataclasses.asdict(self._blend.calibration),
             "members": [
                 {"weight": weight, "candidate": candidate.to_dict(), "n_models": len(pipelines)}
                 for weight, candidate, pipelines in self._blend.members
@@ -516,6 +519,8 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         bounds: Any = about.get("bounds")  # which files of older versions lack
         bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
         n_classes = int(about["n_classes"])
+        learned: Any = about.get("calibration", {})  # older files lack it too
+        calibration = Calibration(**{name: float(value) for name, value in learned.items()})
         empty = Problem(pd.DataFrame(), np.empty(0), face.kind, schema, n_classes, bounds=bounds)
         models = iter(held["models"])
         members = tuple(
@@ -530,7 +535,7 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         raise
     except Exception as error:  # whatever a damaged archive may cause
         raise DamagedArtifact(f"{path} is no model that Tasklore saved, or is damaged: {error}") from error
-    return model._restored(schema, Blend(empty, members), held)  # pyright: ignore[reportPrivateUsage]
+    return model._restored(schema, Blend(empty, members, calibration), held)  # pyright: ignore[reportPrivateUsage]
 
 
 def _plain() -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from ...errors import InvalidSetting
 
-__all__ = ["LEAST", "LOSSES", "METRICS", "Metric", "log_loss", "metric_for", "one_minus_r2"]
+__all__ = ["LEAST", "LOSSES", "METRICS", "Metric", "drawn_in", "log_loss", "metric_for", "one_minus_r2"]
 
 LEAST = 1e-6  # no class is ruled out altogether: one row must not decide everything
 
@@ -43,6 +43,18 @@ def one_minus_r2(y: np.ndarray, prediction: np.ndarray, weights: np.ndarray | No
     error = np.average((y - np.asarray(prediction, dtype=np.float64).reshape(len(y))) ** 2, weights=weights)
     spread = np.average((y - np.average(y, weights=weights)) ** 2, weights=weights)
     return float(error / spread) if spread > 0 else float(error > 0)
+
+
+def drawn_in(y: np.ndarray, *values: np.ndarray, reach: float = 2.0) -> list[np.ndarray]:
+    """Return values between the limits beyond which only the targets of heavy tails lie.
+
+    These are ``reach`` times the distance of the 5th and the 95th percentile of the targets ``y`` beyond
+    those. Nothing is drawn in where most targets are the same, as many zeros: the others are what matters
+    then.
+    """
+    low, high = np.quantile(y, [0.05, 0.95])
+    beyond = reach * (high - low) if high > low else np.inf
+    return [np.clip(each, low - beyond, high + beyond) for each in values]
 
 
 LOSSES: Mapping[str, Callable[..., float]] = {

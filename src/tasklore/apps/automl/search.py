@@ -17,6 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ...canonical import dumps
+from .calibrating import Calibration, calibrated
 from .descriptors import describe
 from .ensembles import select
 from .images import image_candidates
@@ -484,8 +485,11 @@ class _Search:
         if not whole:
             return None
         design = self.levels[level]
-        judged, *_ = self._judged(level, whole[0].measured.predictions)
-        loss = design.problem.loss(judged, _mixed(weights, whole, judged))
+        judged, y, row_weights = self._judged(level, whole[0].measured.predictions)
+        mixed, calibration = _mixed(weights, whole, judged), Calibration()
+        if self.problem.kind == "classification" or self.metric.is_default:
+            calibration = calibrated(mixed, y, self.problem.kind, row_weights)
+        loss = design.problem.loss(judged, calibration(mixed))
         if self.metric.is_default and loss > design.trivial:
             # Nothing that was tried can tell anything; predicting always the same is better then.
             return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
@@ -494,7 +498,7 @@ class _Search:
             for weight, trial in zip(weights, whole, strict=True)
             if weight > 0
         ]
-        return Blend(self._rowless(), tuple(members)), loss
+        return Blend(self._rowless(), tuple(members), calibration), loss
 
     def _models(self, trial: Trial) -> tuple[Any, ...]:
         """Return the models of a member: that of all rows counts as much as those of the folds together."""

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...errors import InvalidSetting
+from .calibrating import Calibration
 from .losses import Metric
 from .measuring import Folds, Measurement, Problem, fit_quietly, outputs_of
 from .pipelines import Candidate
@@ -124,10 +125,13 @@ class Blend:
         Without rows: what the outputs mean.
     members : tuple of (weight, candidate, fitted pipelines)
         The pipelines of a member count alike; one that stands there twice counts twice.
+    calibration : Calibration
+        What is done to the mean.
     """
 
     problem: Problem
     members: tuple[tuple[float, Candidate, tuple[Any, ...]], ...]
+    calibration: Calibration = field(default_factory=Calibration)
 
     def outputs(self, table: Table) -> np.ndarray:
         """Return probabilities or values, float64, shape (n, n_outputs)."""
@@ -136,15 +140,17 @@ class Blend:
             for pipeline in {id(pipeline): pipeline for pipeline in pipelines}.values():
                 share = sum(one is pipeline for one in pipelines) / len(pipelines)
                 total += weight * share * outputs_of(pipeline, table, self.problem)
-        return total
+        outputs, bounds = self.calibration(total), self.problem.bounds
+        return outputs if bounds is None else np.clip(outputs, *bounds)
 
     def refitted(self, problem: Problem, random_state: int) -> "Blend":
         """Return the same blend with each member fitted once, to all rows of a problem."""
-        members = [
+        members = tuple(
             (weight, candidate, (fit_quietly(candidate, problem, random_state),))
             for weight, candidate, _ in self.members
-        ]
-        return Blend(dataclasses.replace(self.problem, bounds=problem.bounds), tuple(members))
+        )
+        meaning = dataclasses.replace(self.problem, bounds=problem.bounds)
+        return dataclasses.replace(self, problem=meaning, members=members)
 
 
 @dataclass(frozen=True, eq=False)
