@@ -66,21 +66,26 @@ def drawn(manifest: list[Dataset], n: int, seed: int) -> list[Dataset]:
     return list(chosen.values())[:n]
 
 
-def run(system: str, dataset: Dataset, budget: float, python: str) -> dict[str, Any]:
-    """Return what a system came to on a table."""
+def parts_of(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return rows to learn from and to test on, with a column "target"; classes are numbers from 0 on."""
     frame: Any = pd.read_csv(dataset.path, low_memory=False)
     frame = frame[frame[dataset.target].notna()].rename(columns={dataset.target: "target"})
     classes = dataset.kind == "classification"
-    if classes:  # numbers from 0 on, so that every system sees the same
+    if classes:  # every system sees the same
         frame["target"] = np.unique(frame["target"].astype(str), return_inverse=True)[1]
         frame = frame[frame.groupby("target")["target"].transform("size") >= 2]
     n_test = min(MOST_TEST_ROWS, len(frame) // 5)
     n_test = max(n_test, frame["target"].nunique()) if classes else n_test
     stratify = frame["target"] if classes else None
     parts: list[Any] = train_test_split(frame, test_size=n_test, random_state=0, stratify=stratify)
-    train, test = parts
-    truth = test["target"].to_numpy()
-    n_classes = int(frame["target"].max()) + 1 if classes else 0
+    return parts[0], parts[1]
+
+
+def run(system: str, dataset: Dataset, budget: float, python: str) -> dict[str, Any]:
+    """Return what a system came to on a table."""
+    train, test = parts_of(dataset)
+    classes, truth = dataset.kind == "classification", test["target"].to_numpy()
+    n_classes = int(max(train["target"].max(), truth.max())) + 1 if classes else 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train.to_csv(folder / "train.csv", index=False)
