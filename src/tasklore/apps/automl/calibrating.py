@@ -17,6 +17,7 @@ __all__ = ["Calibration", "calibrated"]
 
 SHARPEST = 4.0  # power of chances, and its inverse the least
 TIMIDITY = 10.0  # loss of all rows together that a power of e costs
+DOUBT = 2.0  # standard errors of a slope: blends were chosen on the same rows
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def calibrated(
     """Learn how to change the predictions of a blend.
 
     The power is the one with which chances lose least, but for a penalty. The stretch is the slope of targets
-    over predictions, of which so much is believed as its standard error leaves: ``1 − (error / (slope −
-    1))²``, and nothing if that is negative.
+    over predictions, of which so much is believed as twice its standard error leaves: ``1 − (2 error /
+    (slope − 1))²``, and nothing if that is negative.
 
     Parameters
     ----------
@@ -99,5 +100,5 @@ def _stretch(values: np.ndarray, y: np.ndarray, row_weights: np.ndarray | None) 
         return Calibration()
     slope = float(weights @ (apart * error)) / spread
     doubt = float(weights @ (error - slope * apart) ** 2) / spread / (len(y) - 2)
-    believed = max(0.0, 1.0 - doubt / max((slope - 1.0) ** 2, 1e-12))
+    believed = max(0.0, 1.0 - DOUBT**2 * doubt / max((slope - 1.0) ** 2, 1e-12))
     return Calibration(centre=float(centre), stretch=1.0 + believed * (slope - 1.0))
