@@ -127,6 +127,13 @@ def test_threads_are_tried_again_where_single_tasks_are_too_small_for_them() -> 
     assert fastest(16, 2, lambda size, threads: seconds[size, threads]) == (8, 1)
 
 
+def test_one_thread_is_tried_where_threads_have_all_tasks_at_once() -> None:
+    seconds = {(1, 1): 1.0, (1, 2): 0.8, (2, 2): 0.4, (4, 2): 0.2, (8, 2): 0.1, (16, 1): 0.08}
+    assert fastest(16, 2, lambda size, threads: seconds[size, threads]) == (16, 1)
+    seconds[16, 1] = 0.095
+    assert fastest(16, 2, lambda size, threads: seconds[size, threads]) == (8, 2)
+
+
 def test_pretraining_on_the_pool_is_a_better_start_than_chance(digits: Splits) -> None:
     learner = Prototypes(Conv4(8, blocks=2))
     settings = TrainSettings(pretrain_steps=150)

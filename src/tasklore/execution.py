@@ -162,6 +162,8 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
         pass
     if parts < threads and size > 1:  # small tasks give a core enough to do only when they are stacked
         pays(min(size, -(-n_tasks // threads)), threads)
+    elif parts > 1 and size * parts >= n_tasks:  # all at once as it is: perhaps one thread does as well
+        pays(n_tasks, 1)
     return size, parts
 
 
