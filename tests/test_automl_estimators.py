@@ -296,7 +296,7 @@ def test_what_is_chosen_without_tasklore() -> None:
 
 def test_predictions_are_calibrated_and_stay_so_when_saved(tmp_path: Path) -> None:
     x, y = datasets.load_breast_cancer(return_X_y=True, as_frame=True)
-    model = classifier(max_evaluations=8).fit(x, y)
+    model: Any = classifier(max_evaluations=8).fit(x, y)
     blend = model._blend
     assert blend.calibration.power != 1.0
     plain = dataclasses.replace(blend, calibration=Calibration()).outputs(model._schema.table(x))
@@ -311,7 +311,7 @@ def test_predictions_are_calibrated_and_stay_so_when_saved(tmp_path: Path) -> No
 
 def test_values_are_stretched_within_what_is_believed() -> None:
     x, y = datasets.load_diabetes(return_X_y=True)
-    model = regressor(max_evaluations=5).fit(x, y)
+    model: Any = regressor(max_evaluations=5).fit(x, y)
     assert model._blend.calibration.power == 1.0
     far = Calibration(centre=float(y.mean()), stretch=100.0)
     model._blend = dataclasses.replace(model._blend, calibration=far)

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -168,23 +168,25 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
 
 
 @contextlib.contextmanager
-def memory_kept() -> Iterator[None]:
+def memory_kept() -> Generator[None]:
     """Have the C library keep freed memory for the next allocation, and give it back at the end.
 
     Left to itself, glibc returns a large block to the system when it is freed and maps it anew, page by page,
     when the next meta-step needs one of the same size. Without glibc nothing happens.
     """
     library = ctypes.CDLL(None)
-    if not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
+    try:
+        set_option, give_back = library.mallopt, library.malloc_trim
+    except AttributeError:
         yield
         return
-    library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
-    library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    set_option(MMAP_THRESHOLD, LARGEST_KEPT)
+    set_option(TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield
     finally:
-        library.mallopt(TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # where glibc's own adjustment would end
-        library.malloc_trim(0)
+        set_option(TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # where glibc's own adjustment would end
+        give_back(0)
 
 
 def held_bytes(run: Callable[[], object]) -> int:

@@ -487,12 +487,13 @@ class _Search:
         design = self.levels[level]
         judged, y, row_weights = self._judged(level, whole[0].measured.predictions)
         mixed, calibration = _mixed(weights, whole, judged), Calibration()
-        if self.problem.kind == "classification" or self.metric.is_default:
-            calibration = calibrated(mixed, y, self.problem.kind, row_weights)
-        loss = design.problem.loss(judged, calibration(mixed))
+        loss = design.problem.loss(judged, mixed)
         if self.metric.is_default and loss > design.trivial:
             # Nothing that was tried can tell anything; predicting always the same is better then.
             return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
+        if self.problem.kind == "classification" or self.metric.is_default:
+            calibration = calibrated(mixed, y, self.problem.kind, row_weights)
+            loss = design.problem.loss(judged, calibration(mixed))
         members = [
             (float(weight), trial.candidate, self._models(trial))
             for weight, trial in zip(weights, whole, strict=True)
