@@ -28,6 +28,7 @@ from tasklore.apps.automl.collecting import Dataset, read_manifest
 from tasklore.apps.automl.losses import LOSSES
 from tasklore.apps.automl.pipelines import Kind
 from tasklore.apps.automl.prior import TablePrior
+from tasklore.files import replacing
 
 HERE = Path(__file__).parent
 RIVALS = {
@@ -38,6 +39,7 @@ SYSTEMS = (
     *("tasklore", "portfolio", "random search", "forest", "boosting"),
     *("flaml", "flaml zero-shot", "autogluon"),
 )
+N_TABLES = 40
 MOST_TEST_ROWS = 5000
 PATIENCE = 20.0  # times the budget, and a minute: after that a system has failed
 
@@ -191,27 +193,27 @@ def per_table(results: list[dict[str, Any]]) -> str:
 
 
 class Results:
-    """What is known, by table and system: a file of lines that is only added to, or written anew."""
+    """What is known, by table and system: a file with a line for each, written whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        results = [json.loads(line) for line in lines]
+        results = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         self.known: dict[tuple[str, str], dict[str, Any]] = {
             (result["table"], result["system"]): result for result in results
         }
 
     def add(self, result: dict[str, Any]) -> None:
         """Note a result."""
-        self.known[result["table"], result["system"]] = result
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        self._keep({**self.known, (result["table"], result["system"]): result})
 
     def forget(self, keys: set[tuple[str, str]]) -> None:
         """Remove some."""
-        self.known = {key: result for key, result in self.known.items() if key not in keys}
-        self.path.write_text("".join(json.dumps(result) + "\n" for result in self.known.values()))
+        self._keep({key: result for key, result in self.known.items() if key not in keys})
+
+    def _keep(self, known: dict[tuple[str, str], dict[str, Any]]) -> None:
+        self.known = known
+        with replacing(self.path) as file:
+            file.write("".join(json.dumps(result) + "\n" for result in known.values()).encode())
 
 
 def main() -> None:
@@ -221,7 +223,7 @@ def main() -> None:
     )
     parser.add_argument("manifest", type=Path, help="list of tables")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds")
-    parser.add_argument("--tables", type=int, default=40)
+    parser.add_argument("--tables", type=int, default=N_TABLES)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=HERE / "results", help="where the results lie")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from automl import drawn, parts_of
+from automl import N_TABLES, drawn, parts_of
 from rich.console import Console
 from rich.table import Table
 
@@ -21,8 +21,6 @@ from tasklore.apps.automl.calibrating import Calibration
 from tasklore.apps.automl.collecting import Dataset, read_manifest
 from tasklore.apps.automl.losses import LOSSES
 from tasklore.apps.automl.prior import TablePrior
-
-N_COMPARED = 40  # tables that automl.py draws
 
 
 def losses(dataset: Dataset, budget: float) -> tuple[int, float, float, float]:
@@ -56,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=110)
     manifest = read_manifest(arguments.manifest)
-    compared = {dataset.name for dataset in drawn(manifest, N_COMPARED, 0)}
+    compared = {dataset.name for dataset in drawn(manifest, N_TABLES, 0)}
     for kind in ("classification", "regression"):
         others = [dataset for dataset in manifest if dataset.kind == kind and dataset.name not in compared]
         others = [others[place] for place in np.random.default_rng(0).permutation(len(others))]

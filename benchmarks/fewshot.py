@@ -160,7 +160,7 @@ BEST: dict[str, dict[str, Any]] = {
     "stop": {"minutes": 60.0},
 }
 """The best that an hour on two cores gives on Omniglot: many ways, distorted images, a falling learning rate,
-and means that the queries refine; steps and their number were chosen on validation tasks in short trials."""
+and means that the queries refine. Whether and how they do was chosen on validation tasks in short trials."""
 
 
 def row(
