@@ -446,3 +446,16 @@ def test_a_report_that_cannot_be_written_says_so(
     told = here(*data).stdout
     assert "note: there will be no report: a report needs jinja2" in told
     assert "Model: model.skops" in told
+
+
+def test_a_csv_with_decimal_commas(tmp_path: Path) -> None:
+    (tmp_path / "prices.csv").write_text("size;price;note\n1,5;2,25;a\n2,5;3,75;b\n")
+    table = read_table(tmp_path / "prices.csv")
+    assert table["price"].tolist() == [2.25, 3.75]
+    (tmp_path / "points.csv").write_text("size;price\n1.5;2.25\n2.5;3.75\n")
+    assert read_table(tmp_path / "points.csv")["price"].tolist() == [2.25, 3.75]
+
+
+def test_dates_are_no_target() -> None:
+    with pytest.raises(InvalidData, match="holds dates or times"):
+        target_of([pd.Timestamp("2024-01-01"), pd.NaT])

@@ -126,3 +126,17 @@ def test_the_command(manifest: Path, tmp_path: Path, home: Path) -> None:
     assert [measured.name for measured in experience] == ["diabetes"]
     assert build_portfolio(experience)[0] in FEW
     assert experience[0].trivial == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name,file,task,family\na,a.csv,Classification,a\n", "tasks are classification or regression"),
+        ("", "cannot be read as a list"),
+        ("name,file\na,a.csv\n", "lacks the columns family, task"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(InvalidData, match=message):
+        read_manifest(tmp_path / "list.csv")

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from automl_cases import quick_prior
 from sklearn.datasets import load_diabetes
 
+import tasklore.apps.automl.search as search_module
 from tasklore import AutoRegressor
 from tasklore.apps.automl.losses import metric_for
 from tasklore.apps.automl.measuring import Problem, folds_of
@@ -89,3 +91,18 @@ def test_members_are_fitted_to_all_rows_with_the_time_that_is_left() -> None:
         whole = max(set(member), key=member.count)
         assert member.count(whole) == len(member) // 2, "it counts as often as those of the folds together"
     assert model.score(x, y) > 0.4
+
+
+def test_models_that_no_blend_may_take_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "N_NEAREST", 2)
+    x, y = load_diabetes(return_X_y=True)
+    problem = Problem.of(x, y, "regression")
+    search = _Search(
+        problem, quick_prior("regression"), Budget(None, 5, 1), metric_for("regression"), 0.0, lambda _: None
+    )
+    found = search.run()
+    losses = [trial.measured.loss for trial in search.trials]
+    kept = [bool(trial.measured.models) for trial in search.trials]
+    assert sorted(losses)[:2] == sorted(np.array(losses)[kept].tolist())
+    assert all(pipelines for _, _, pipelines in found.blend.members)
+    assert np.isfinite(found.blend.outputs(problem.table)).all()

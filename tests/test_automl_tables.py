@@ -1,6 +1,7 @@
 """Any table becomes the same canonical one, whatever it comes as."""
 
 import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,3 +176,31 @@ def test_plain_numbers_are_described_as_one_by_one() -> None:
 def test_what_is_no_table_is_refused(given: object, message: str) -> None:
     with pytest.raises(InvalidData, match=message):
         Schema.of(given)
+
+
+@pytest.mark.parametrize(
+    ("written", "day", "month"),
+    [
+        (["05/01/2024", "31/01/2024"], 5, 1),
+        (["05/01/2024", "01/31/2024"], 1, 5),
+        (["05/01/2024", "07/02/2024"], 1, 5),
+        (["05.01.2024", "07.02.2024"], 5, 1),
+        (["05-01-24 10:30", "31-12-24 11:00"], 5, 1),
+        (["2024-01-05", "2024-12-31"], 5, 1),
+    ],
+)
+def test_a_column_of_dates_is_read_in_one_order(written: list[str], day: int, month: int) -> None:
+    schema = Schema.of(pd.DataFrame({"when": written}))
+    assert schema.columns[0].kind == "date"
+    again = Schema.from_dict(schema.to_dict())
+    table: Any = again.table(pd.DataFrame({"when": written[:1]}))
+    first = table["when"][0]
+    assert (first.year, first.month, first.day) == (2024, month, day)
+
+
+def test_periods_are_dates() -> None:
+    frame = pd.DataFrame({"when": pd.period_range("2024-01-01", periods=3, freq="D")})
+    schema = Schema.of(frame)
+    assert (schema.columns[0].kind, schema.columns[0].missing) == ("date", 0.0)
+    table: Any = schema.table(frame)
+    assert table["when"][2] == pd.Timestamp("2024-01-03")

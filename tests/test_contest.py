@@ -2,19 +2,22 @@
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from tasklore.contest import Contest, Spectator, Standing, Trial, hold, ranked
-from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, UnknownName
+from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure, UnknownName
 from tasklore.evaluate import Evaluation
 from tasklore.experience import open_store
 from tasklore.experience.records import RunRecord
+from tasklore.learners.gradient import MAML
 from tasklore.nets import MLP
-from tasklore.registry import sources
-from tasklore.report.contest import headline
+from tasklore.registry import learners, sources
+from tasklore.report.contest import headline, write_contest
 from tasklore.state import Prior
 from tasklore.train import TrainSettings
 
@@ -215,3 +218,47 @@ def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
     assert len(read["evaluations"]["1"]["scores"]) == 6
     settings = json.loads((tmp_path / "contest" / "contest.json").read_text())["settings"]
     assert settings["net"] == {"name": "mlp", "hidden": [8]}
+
+
+@dataclass(frozen=True)
+class Diverging(MAML):
+    """Tries an inner rate that no loss survives, and perhaps another one."""
+
+    alternatives: ClassVar[tuple[dict[str, float], ...]] = ({"step_size": 1e30}, {"step_size": 0.05})
+
+
+@dataclass(frozen=True)
+class Lost(MAML):
+    """Tries nothing else."""
+
+    alternatives: ClassVar[tuple[dict[str, float], ...]] = ({"step_size": 1e30}, {"step_size": 1e31})
+
+
+@pytest.fixture
+def those_who_diverge() -> Iterator[None]:
+    learners.names()  # the built-in ones come first
+    with pytest.MonkeyPatch.context() as patch:
+        for name, kind in (("test-diverging", Diverging), ("test-lost", Lost)):
+            patch.setitem(learners._entries, name, kind)  # pyright: ignore[reportPrivateUsage]
+        yield
+
+
+@pytest.mark.usefixtures("those_who_diverge")
+def test_a_trial_that_is_lost_does_not_end_the_contest(tmp_path: Path) -> None:
+    given = contest("sinusoid", shots=(5,))
+    first = held(given, tmp_path, ("test-diverging",))
+    found = held(given, tmp_path, ("test-diverging",))  # read back from the folder
+    for standings in (first, found):
+        standing = next(one for one in standings if one.method == "test-diverging")
+        assert standing.chosen == {"step_size": 0.05}
+        assert [trial.score is None for trial in standing.trials] == [True, False]
+    assert "lost: not finite" in write_contest(given, found, tmp_path / "report.html").read_text()
+    with pytest.raises(NumericalFailure, match="no settings of test-lost worked"):
+        held(given, tmp_path / "other", ("test-lost",))
+
+
+def test_shots_that_no_class_has_are_refused_at_once(tmp_path: Path) -> None:
+    notes = Notes()
+    with pytest.raises(InvalidSetting, match="200 shots and 15 queries need 215"):
+        held(contest(shots=(1, 200)), tmp_path, ("prototypes",), notes)
+    assert not notes.entered

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasklore.errors import InvalidSetting
 from tasklore.learners.gradient import MAML, FirstOrderMAML, ImplicitMAML, Reptile
-from tasklore.metagrad import Backprop, Implicit, rule_for
+from tasklore.metagrad import Backprop, Implicit, conjugate_gradients, rule_for
 from tasklore.nets import MLP
 from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
@@ -174,3 +174,17 @@ def test_the_implicit_rule_needs_a_pull() -> None:
         )
     with pytest.raises(InvalidSetting, match="penalty must be positive"):
         ImplicitMAML(penalty=0.0)
+
+
+def solved(diagonal: list[float], wanted: list[float], n_steps: int) -> list[float]:
+    matrix = torch.tensor(diagonal)
+    found = conjugate_gradients(lambda v: {"x": matrix * v["x"]}, {"x": torch.tensor(wanted)}, n_steps)
+    return found["x"].tolist()
+
+
+def test_conjugate_gradients_end_where_the_matrix_is_not_positive_definite() -> None:
+    assert solved([2.0, 4.0], [1.0, 1.0], 5) == pytest.approx([0.5, 0.25])
+    ended = solved([2.0, 1.0, -0.5], [1.0, 1.0, 0.9], 3)
+    assert solved([2.0, 1.0, -0.5], [1.0, 1.0, 0.9], 9) == ended
+    assert solved([1.0, -3.0], [1.0, 1.0], 5) == [1.0, 1.0], "as if there were no curvature"
+    assert solved([1.0, -3.0], [0.0, 0.0], 5) == [0.0, 0.0]

@@ -138,3 +138,13 @@ def test_every_method_is_judged_on_each_source(tmp_path: Path) -> None:
     table = by_source(findings.by_source)
     assert [column.header for column in table.columns] == ["method", "digits", "colour-digits"]
     assert table.row_count == len(methods)
+
+
+def test_images_of_all_parts_are_scaled_alike_and_a_prior_knows_how() -> None:
+    splits = Mix(("digits", "colour-digits"), n_ways=3, n_queries=4).splits()
+    scaling = splits.train.scaling
+    assert scaling.to_dict() == splits.test.scaling.to_dict()
+    assert float(scaling.x_std.item()) != 1.0
+    drawn = torch.cat([splits.train.episodes(0, "t", i, 20)[0].support.x.flatten() for i in range(4)])
+    assert abs(float(drawn.mean())) < 0.1
+    assert 0.9 < float(drawn.std()) < 1.1

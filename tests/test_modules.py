@@ -231,6 +231,13 @@ class Mixed(nn.Module):
             return self.layer(x.flatten(1)).relu().float()
 
 
+class Half(nn.Module):
+    """Every second row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[::2]
+
+
 AWKWARD: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: Recurrent(nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True)),
     "gru": lambda: Recurrent(nn.GRU(4, 5, batch_first=True)),
@@ -301,7 +308,35 @@ def test_second_order_without_surprises(kind: str) -> None:
 def test_formulas_give_what_fused_kernels_give(kind: str) -> None:
     torch.manual_seed(0)
     module, x = AWKWARD[kind](), torch.randn(5, 6, 4)
-    torch.testing.assert_close(called(module, {}, x), module(x), rtol=1e-5, atol=1e-6)
+    found, _ = called(module, {}, Inputs(x, torch.ones(5)))
+    torch.testing.assert_close(found, module(x), rtol=1e-5, atol=1e-6)
+
+
+def test_queries_take_the_batch_statistics_of_the_support() -> None:
+    learner = MAML(ModuleNet(lambda _: AWKWARD["batch norm"]()), inner_steps=2, step_size=0.1)
+    spec = TaskSpec("classification", (6, 4), 3)
+    params = learner.init(spec, Generator().manual_seed(0))
+    episode = Episode(*(Batch(*(part[0] for part in side)) for side in sequences(1, torch.float32)))
+    context = Context(spec, torch.tensor(0))
+    adapted = learner.adapt(params, episode.support, context)
+    together = learner.predict(adapted, episode.query.inputs)
+    alone = torch.cat([learner.predict(adapted, Inputs(x[None], torch.ones(1))) for x in episode.query.x])
+    torch.testing.assert_close(together, alone)
+    padding = Batch(torch.full((2, 6, 4), 9.0), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
+    padded = Batch(*(torch.cat(parts) for parts in zip(episode.support, padding, strict=True)))
+    again = learner.predict(learner.adapt(params, padded, context), episode.query.inputs)
+    torch.testing.assert_close(again, together)
+
+
+def test_rows_that_belong_to_no_example_cannot_be_normalised() -> None:
+    net = ModuleNet(lambda _: nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(4, track_running_stats=False)))
+    x = torch.randn(5, 6, 4)
+    found, used = called(net.build((6, 4)), {}, Inputs(x, torch.ones(5)))
+    torch.testing.assert_close(found, net.build((6, 4))(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(used["norm0.mean"], x.mean((0, 1)))
+    first = nn.Sequential(nn.Flatten(0, 1), Half(), nn.BatchNorm1d(4, track_running_stats=False))
+    with pytest.raises(InvalidSetting, match="over 14 rows where 9 examples"):
+        called(first, {}, Inputs(torch.randn(9, 3, 4), torch.ones(9)))
 
 
 @pytest.mark.parametrize(
@@ -323,4 +358,4 @@ def test_what_cannot_work_is_refused_with_the_cure(module: nn.Module, cure: str)
 def test_packed_sequences_are_refused() -> None:
     packed = nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)])
     with pytest.raises(InvalidSetting, match="pad them instead"):
-        called(nn.GRU(4, 5), {}, cast("Any", packed))
+        called(nn.GRU(4, 5), {}, Inputs(cast("Any", packed), torch.ones(2)))

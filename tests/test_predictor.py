@@ -124,6 +124,8 @@ BAD_SUPPORT = {
     "same size, other shape": (X.transpose(0, 2, 1, 3), Y, "shape"),
     "a label too few": (X, Y[:-1], "15 examples came with 14"),
     "text": (np.full(X.shape, "a"), Y, "numbers are needed"),
+    "a label missing": (X, np.array([*Y[:-1].tolist(), None], dtype=object), "1 of 15 labels are missing"),
+    "a label is NaN": (X, np.array([*range(14), np.nan]), "1 of 15 labels are missing, the first in row 14"),
     "a scalar": (np.array(1.0), Y, "no examples"),
 }
 

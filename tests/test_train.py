@@ -5,23 +5,30 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tasklore.artifacts import save_artifact
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
-from tasklore.evaluate import evaluate
+from tasklore.evaluate import evaluate, task_scores
 from tasklore.execution import fastest
-from tasklore.experiment import baselines
+from tasklore.experience import open_store
+from tasklore.experiment import Experiment, baselines, meta_train
+from tasklore.learners.base import Learner
+from tasklore.learners.closed_form import RidgeHead
 from tasklore.learners.gradient import MAML, Reptile
 from tasklore.learners.metric import Prototypes
-from tasklore.nets import MLP, Conv4
+from tasklore.loop import Stop
+from tasklore.nets import MLP, Conv4, Identity
 from tasklore.registry import sources
 from tasklore.scores import Score
 from tasklore.state import MetaState, Prior
-from tasklore.tasks.source import Splits
+from tasklore.tasks.images.digits import Digits
+from tasklore.tasks.source import Splits, Task, TaskSource
 from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.train import GradientTrainer, TrainSettings, fit, init, pretrain, step
+from tasklore.types import Batch, TaskSpec
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +238,60 @@ def test_evaluation_of_fewer_ways_than_trained_for(digits: Splits) -> None:
     assert 0.0 < found.score.mean < 1.0
     with pytest.raises(InvalidData, match="at most 4 outputs"):
         evaluate(learner, params, digits.test, method="x", trained=digits.validation.spec, n_tasks=20)
+
+
+def test_baselines_that_cannot_be_trained_are_left_out(digits: Splits) -> None:
+    settings = TrainSettings(pretrain_steps=1)
+    shallow = {"nearest-centroid", "logistic-regression"}
+    assert set(baselines(RidgeHead(Identity()), digits.train, settings, digits.test.spec)) == shallow
+
+    class Apart(TaskSource):
+        """Tasks that have no classes in common."""
+
+        @property
+        def spec(self) -> TaskSpec:
+            return digits.train.spec
+
+        def with_shots(self, n_shots: int) -> "Apart":
+            return self
+
+        def task(self, rng: np.random.Generator) -> Task:
+            return digits.train.task(rng)
+
+        def describe(self) -> dict[str, object]:
+            return {}
+
+    found = baselines(Prototypes(MLP((4,))), Apart(), settings, digits.test.spec)
+    assert set(found) == {"scratch", *shallow}
+
+
+def test_a_learner_without_weights_is_not_trained(digits: Splits) -> None:
+    with pytest.raises(InvalidSetting, match="Prototypes has nothing to meta-learn"):
+        next(iter(fit(Prototypes(Identity()), digits.train, TrainSettings(steps=1))))
+
+
+def test_what_diverges_comes_last_and_can_be_stored() -> None:
+    query = Batch(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1), torch.tensor([[1.0, 1.0, 0.0]] * 2))
+    predictions = torch.tensor([[[1.0], [1.0], [torch.nan]], [[torch.inf], [1.0], [1.0]]])
+    good, lost = task_scores(predictions, query)
+    assert good == 1.0
+    assert 1e37 < lost < math.inf
+    assert math.isfinite(Score.of("mse", [good, lost]).half_width)
+    assert Score("mse", 1.0, 0.0, 2).beats(Score("mse", math.nan, 0.0, 2))
+
+
+def test_a_remembered_prior_of_another_shape_is_not_started_from(tmp_path: Path, digits: Splits) -> None:
+    settings = TrainSettings(steps=1, n_tasks=2, n_validation=4)
+    with open_store(tmp_path / "lore.db") as store:
+
+        def started(learner: Learner, initial: Any, name: str) -> str:
+            train = dataclasses.replace(settings, initial=initial)
+            experiment = Experiment(Digits(), learner, train, stop=Stop(rounds=1))
+            found = meta_train(experiment, digits, tmp_path / name, store, tmp_path / "artifacts")
+            found.prior.save(tmp_path / f"{name}.safetensors")
+            assert Prior.load(tmp_path / f"{name}.safetensors").provenance["collection"]["name"] == "digits"
+            return found.outcome.state.started_from
+
+        assert started(MAML(MLP((6,))), "random", "first") == "random"
+        assert started(MAML(MLP((6,))), "prior", "again") == "prior"
+        assert started(MAML(MLP((6,)), learned_step_sizes="per-layer"), "prior", "other") == "random"

@@ -7,6 +7,7 @@ stopped at any moment and goes on where it was; learners may be added to one tha
 """
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from .canonical import loads
 from .config import to_settings
-from .errors import DamagedArtifact, InvalidData, InvalidSetting
+from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure
 from .evaluate import Evaluation, evaluate
 from .experience.records import RoundRecord
 from .experience.store import ExperienceStore
@@ -107,14 +108,18 @@ class Trial:
     ----------
     settings : mapping
         Name → value, of those that differ between its trials.
-    score : Score
-        The best on the validation tasks within the trial.
+    score : Score or None
+        The best on the validation tasks within the trial; None if training became NaN or infinite.
     seconds : float
     """
 
     settings: Mapping[str, float]
-    score: Score
+    score: Score | None
     seconds: float
+
+    def beats(self, other: "Trial") -> bool:
+        """Whether this one's score is better; a trial that was lost never is."""
+        return self.score is not None and self.score.beats(other.score)
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,8 @@ def hold(
     splits = contest.tasks.splits()
     net = contest.net or default_net(splits.train.spec, contest.tasks.suggested_net)
     chosen = _entrants(names, net, splits.train.spec)
+    for shots in contest.shots:
+        splits.test.with_shots(shots)  # fails before any time is spent
     standings: list[Standing] = []
     for method, learner in chosen.items():
         path = folder / f"{method}.json"
@@ -292,17 +299,27 @@ def _compete(
     for index, (changes, _) in enumerate(options):
         path = folder / "runs" / f"{method}-{index}.json"
         if not path.exists():
-            tried = train(index, each)
-            score = cast("Score", tried.outcome.state.best_score)
-            write_json(path, dataclasses.asdict(Trial(changes, score, tried.outcome.seconds)))
+            began = time.monotonic()
+            try:
+                tried = train(index, each)
+                trial = Trial(changes, tried.outcome.state.best_score, tried.outcome.seconds)
+            except NumericalFailure as error:
+                if index == len(options) - 1 and all(trial.score is None for trial in trials):
+                    raise NumericalFailure(f"no settings of {method} worked; {error}") from error
+                trial = Trial(changes, None, time.monotonic() - began)
+            write_json(path, dataclasses.asdict(trial))
         trials.append(_trial(_read(path)))
         spectator.tried(method, trials[-1])
     best = 0
     for index, trial in enumerate(trials):
-        best = index if trial.score.beats(trials[best].score) else best
+        best = index if trial.beats(trials[best]) else best
     spent = sum(trial.seconds for trial in trials)
     others = spent - trials[best].seconds
-    final = train(best, max(contest.minutes - others / 60, trials[best].seconds / 60))
+    until = max(contest.minutes - others / 60, trials[best].seconds / 60)
+    try:
+        final = train(best, until)
+    except NumericalFailure:  # what was best until then has been kept
+        final = train(best, trials[best].seconds / 60)
     prior = f"{method}.safetensors"
     final.prior.save(folder / prior)
     rounds = sorted(store.find(RoundRecord, {"run_id": final.workspace.id}), key=lambda turn: turn.index)
@@ -444,4 +461,5 @@ def _evaluation(values: Mapping[str, Any]) -> Evaluation:
 
 
 def _trial(values: Mapping[str, Any]) -> Trial:
-    return Trial(values["settings"], Score(**values["score"]), values["seconds"])
+    score = values["score"]
+    return Trial(values["settings"], None if score is None else Score(**score), values["seconds"])

@@ -20,6 +20,8 @@ __all__ = ["TASKS_PER_DRAW", "Evaluation", "evaluate", "is_small", "metric_of", 
 TASKS_PER_DRAW = 25
 """Tasks drawn and held in memory at a time; part of what a seed means, so it never changes."""
 
+DIVERGED = float(torch.finfo(torch.float32).max)  # the squared error of what is not finite
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -59,9 +61,15 @@ def task_scores(predictions: Tensor, query: Batch) -> list[float]:
     predictions : Tensor, shape (t, n, c)
     query : Batch
         Stacked, with ``n`` examples each.
+
+    Notes
+    -----
+    A prediction that is not finite counts as an error of 3.4e38, so that who diverges comes last and the mean
+    over tasks exists.
     """
     if query.y.is_floating_point():
-        each = ((predictions - query.y) ** 2).flatten(2).mean(2)  # (t, n)
+        each = ((predictions - query.y) ** 2).flatten(2).mean(2).to(torch.float64)  # (t, n)
+        each = torch.nan_to_num(each, nan=DIVERGED, posinf=DIVERGED)
     else:
         each = (predictions.argmax(-1) == query.y).to(torch.float64)  # (t, n)
     return ((each * query.mask).sum(1) / query.mask.sum(1)).tolist()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Generator
 
 from .config import build, from_settings, read_toml, to_settings
-from .errors import InvalidSetting
+from .errors import InvalidData, InvalidSetting
 from .evaluate import Evaluation, evaluate
 from .experience.store import ExperienceStore
 from .learners.base import Learner
@@ -211,16 +211,19 @@ def baselines(
     Returns
     -------
     dict
-        Name → (learner, params). From scratch and pre-train/fine-tune where there is a backbone with weights
-        (the latter where the tasks can be pooled), and shallow models on the raw inputs.
+        Name → (learner, params). From scratch and pre-train/fine-tune where there is a backbone with an
+        output layer (the latter where the tasks can be pooled), and shallow models on the raw inputs.
     """
     generator = Generator().manual_seed(settings.seed)
     chosen: dict[str, tuple[Learner, Params]] = {}
     if (net := learner.backbone) is not None:
         for name in ("scratch", "finetune"):
             trained = learners.get(name)(net=net)
-            anew = name == "scratch"
-            params = trained.init(spec, generator) if anew else pretrain(trained, past, settings, spec)
+            try:
+                anew = name == "scratch"
+                params = trained.init(spec, generator) if anew else pretrain(trained, past, settings, spec)
+            except (InvalidSetting, InvalidData):  # no output layer, or tasks that cannot be pooled
+                continue
             chosen[name] = (trained, params)
     shallow = (
         ("nearest-centroid", "logistic-regression")
@@ -305,6 +308,8 @@ def conduct(
     """
     started = time.monotonic()
     splits = experiment.tasks.splits()
+    for shots in experiment.test.shots:
+        splits.test.with_shots(shots)  # fails before any time is spent
     name = sources.name_of(type(experiment.tasks))
     trained = meta_train(
         experiment, splits, folder, store, artifacts, run_id=run_id, watch=watch, around=around

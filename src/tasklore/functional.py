@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from .errors import InvalidSetting
-from .types import Params
+from .types import Inputs, Params
 
 __all__ = ["called", "check_module"]
 
@@ -28,13 +28,31 @@ State: TypeAlias = tuple[Tensor, ...]
 """Of a cell: ``(h,)``, or ``(h, c)`` for an LSTM."""
 
 
-def called(module: nn.Module, weights: Params, x: Tensor) -> Tensor:
-    """Return what a module makes of ``x`` with these weights in place of its own of the same names.
+def called(
+    module: nn.Module, weights: Params, inputs: Inputs, statistics: Params | None = None
+) -> tuple[Tensor, Params]:
+    """Return what a module makes of examples with these weights in place of its own of the same names.
 
     Threads may call the same module at the same time.
+
+    Parameters
+    ----------
+    module : nn.Module
+    weights : Params
+    inputs : Inputs
+        What is padding takes no part in batch normalisation.
+    statistics : Params, optional
+        What batch normalisation takes in place of the batch's own.
+
+    Returns
+    -------
+    outputs : Tensor
+    statistics : Params
+        What batch normalisation took: a mean and a variance for each time it was done, in that order.
     """
-    with _Formulas(), PLAIN_ATTENTION:
-        return torch.func.functional_call(_of_this_thread(module), weights, (x,))
+    formulas = _Formulas(inputs.mask, statistics)
+    with formulas, PLAIN_ATTENTION:
+        return torch.func.functional_call(_of_this_thread(module), weights, (inputs.x,)), formulas.used
 
 
 def check_module(module: nn.Module) -> None:
@@ -78,11 +96,39 @@ def _of_this_thread(module: nn.Module) -> nn.Module:
 class _Formulas(TorchFunctionMode):
     """Puts formulas in the place of fused kernels; in this thread only."""
 
+    def __init__(self, mask: Tensor, statistics: Params | None) -> None:
+        super().__init__()
+        self.mask, self.known = mask, statistics
+        self.used: Params = {}
+
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is F.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))
         formula = NORMALISATIONS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
         return formula(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,  # of running statistics, which are never moved
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training and running_mean is not None and running_var is not None:
+            return _normalised(x, (), running_mean, running_var, weight, bias, eps)
+        name = f"norm{len(self.used) // 2}"
+        if self.known is not None:
+            mean, variance = self.known[f"{name}.mean"], self.known[f"{name}.variance"]
+        else:
+            mean, variance = _moments(x, self.mask)
+        self.used |= {f"{name}.mean": mean, f"{name}.variance": variance}
+        return _normalised(x, (), mean, variance, weight, bias, eps)
 
 
 class _PlainAttention:
@@ -107,6 +153,20 @@ class _PlainAttention:
 PLAIN_ATTENTION = _PlainAttention()
 
 
+def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the channels of (n, c, …), of what is no padding."""
+    if len(x) % len(mask):
+        raise InvalidSetting(
+            f"batch normalisation over {len(x)} rows where {len(mask)} examples were given; a module must "
+            "keep examples apart, with as many rows for each of them"
+        )
+    share = (mask / mask.sum() / (len(x) // len(mask))).repeat_interleave(len(x) // len(mask))
+    share = share.to(x.dtype)  # (n,)
+    rows = x.flatten(2) if x.ndim > 2 else x[..., None]  # (n, c, places)
+    mean = share @ rows.mean(2)
+    return mean, share @ ((rows - mean[:, None]) ** 2).mean(2)
+
+
 def _normalised(
     x: Tensor,
     axes: tuple[int, ...],
@@ -127,20 +187,6 @@ def _normalised(
     x = centred * torch.rsqrt(spread + eps)
     x = x if weight is None else x * weight.view(shape)
     return x if bias is None else x + bias.view(shape)
-
-
-def _batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,  # noqa: ARG001 - running statistics are never moved
-    eps: float = 1e-5,
-) -> Tensor:
-    given = (None, None) if training else (running_mean, running_var)
-    return _normalised(x, (0, *range(2, x.ndim)), *given, weight, bias, eps)
 
 
 def _instance_norm(
@@ -273,7 +319,6 @@ RECURRENT: Mapping[str, Callable[..., Any]] = {
 """By the name of torch's own function."""
 
 NORMALISATIONS: Mapping[Any, Callable[..., Tensor]] = {
-    F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
 }

@@ -318,6 +318,9 @@ def _graph(
 def conjugate_gradients(product: Callable[[Params], Params], wanted: Params, n_steps: int) -> Params:
     """Return an approximate solution ``x`` of ``A x = wanted``, starting at zero.
 
+    Steps end where ``A`` turns out not to be positive definite; if that is at the first one, ``wanted``
+    itself is returned, as if ``A`` were the identity.
+
     Parameters
     ----------
     product : callable Params -> Params
@@ -332,17 +335,20 @@ def conjugate_gradients(product: Callable[[Params], Params], wanted: Params, n_s
     found = {name: torch.zeros_like(tensor) for name, tensor in wanted.items()}
     residual = direction = wanted
     size = _dot(residual, residual)
+    going, begun = size > 0, size <= 0
     for _ in range(n_steps):
         image = product(direction)
         curvature = _dot(direction, image)
         # Where the Hessian is so negative that the matrix is not positive definite, or all is solved, stay.
-        length = torch.where((curvature > 0) & (size > 0), size / curvature, 0.0)
+        going = going & (curvature > 0) & (size > 0)
+        begun = begun | going
+        length = torch.where(going, size / curvature, 0.0)
         found = {name: tensor + length * direction[name] for name, tensor in found.items()}
         residual = {name: tensor - length * image[name] for name, tensor in residual.items()}
         before, size = size, _dot(residual, residual)
         share = torch.where(before > 0, size / before, 0.0)
         direction = {name: tensor + share * direction[name] for name, tensor in residual.items()}
-    return found
+    return {name: torch.where(begun, tensor, wanted[name]) for name, tensor in found.items()}
 
 
 def _dot(one: Params, other: Params) -> Tensor:

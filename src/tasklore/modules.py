@@ -62,7 +62,8 @@ class ModuleNet(Net):
         params = {f"{BODY}{name}": weight.detach().clone() for name, weight in own.items()}
         if n_outputs is not None:
             with torch.no_grad():
-                n_features = called(module, {}, torch.zeros(2, *input_shape)).flatten(1).shape[1]
+                some = Inputs(torch.zeros(2, *input_shape), torch.ones(2))
+                n_features = called(module, {}, some)[0].flatten(1).shape[1]
             params |= fresh_head(n_features, n_outputs, generator)
         return params
 
@@ -70,7 +71,8 @@ class ModuleNet(Net):
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
         module = _template(self.build, tuple(inputs.x.shape[1:]))
-        return with_head(called(module, _body(params), inputs.x).flatten(1), params), {}
+        features, used = called(module, _body(params), inputs, statistics)
+        return with_head(features.flatten(1), params), used
 
 
 def _built(build: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...], seed: int) -> nn.Module:
@@ -128,13 +130,14 @@ class PretrainedNet(Net):
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
-        module, x = _loaded(self), self.shown(inputs.x)
+        module, inputs = _loaded(self), inputs._replace(x=self.shown(inputs.x))
         if self.frozen:
+            used: Params = {}
             with torch.no_grad():
-                features = module(x)
+                features = module(inputs.x)
         else:
-            features = called(module, _body(params), x)
-        return with_head(features.flatten(1), params), {}
+            features, used = called(module, _body(params), inputs, statistics)
+        return with_head(features.flatten(1), params), used
 
 
 @functools.lru_cache(maxsize=8)

@@ -95,6 +95,11 @@ class Predictor:
             raise InvalidData(f"{len(examples)} examples came with {len(targets)} targets; give one for each")
         labels: tuple[str, ...] = ()
         if prior.spec.kind == "classification":
+            if missing := [place for place, label in enumerate(targets) if label is None or label != label]:
+                raise InvalidData(
+                    f"{len(missing)} of {len(targets)} labels are missing, the first in row {missing[0]}; "
+                    "drop those examples or label them"
+                )
             names, indices = np.unique(targets, return_inverse=True)
             if len(names) < 2:
                 raise InvalidData(

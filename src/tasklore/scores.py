@@ -60,8 +60,8 @@ class Score:
         return self.mean - self.half_width, self.mean + self.half_width
 
     def beats(self, other: "Score | None") -> bool:
-        """Whether this mean is better than the other's (or there is no other)."""
-        if other is None:
+        """Whether this mean is better than the other's (or there is no other, or it is no number)."""
+        if other is None or math.isnan(other.mean):
             return True
         return self.mean > other.mean if self.higher_is_better else self.mean < other.mean
 

@@ -19,7 +19,7 @@ from .scores import Score
 from .tasks.scaling import Scaling
 from .types import Params, TaskSpec
 
-__all__ = ["MetaState", "Prior"]
+__all__ = ["MetaState", "Prior", "misfits"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,15 @@ class MetaState:
             ) from error
 
 
+def misfits(expected: Params, given: Params) -> list[str]:
+    """Name the tensors that are in one of the two only, or of another shape."""
+    return sorted(
+        name
+        for name in expected.keys() | given.keys()
+        if name not in expected or name not in given or expected[name].shape != given[name].shape
+    )
+
+
 @dataclass(frozen=True)
 class Prior:
     """What was meta-learned, ready to be applied: a learner, its params, and the tasks it is for.
@@ -195,13 +204,8 @@ class Prior:
             expected = learner.init(spec, Generator().manual_seed(0))
         except (KeyError, TypeError, InvalidSetting, InvalidData) as error:
             raise DamagedArtifact(f"{path} is no prior that can be used here: {error}") from error
-        wrong = [
-            name
-            for name in expected.keys() | tensors.keys()
-            if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
-        ]
-        if wrong:
+        if wrong := misfits(expected, tensors):
             raise DamagedArtifact(
-                f"{path}: the tensors {', '.join(sorted(wrong)[:3])} do not fit the learner it names"
+                f"{path}: the tensors {', '.join(wrong[:3])} do not fit the learner it names"
             )
         return cls(learner, tensors, spec, scaling, provenance)

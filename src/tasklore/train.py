@@ -258,6 +258,11 @@ def fit(
     learner.check_spec(source.spec)
     if state is None:
         state = init(learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
+    if not state.params:
+        raise InvalidSetting(
+            f"{type(learner).__name__} has nothing to meta-learn: this net has no weights to train; choose "
+            "another one, or evaluate the learner as it is"
+        )
     state = state.on(device_for(settings.device))
     if state.threads != torch.get_num_threads():
         torch.set_num_threads(state.threads)

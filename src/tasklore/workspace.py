@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Generator
 
 from .canonical import digest, dumps, loads, plain
 from .config import to_settings
@@ -31,8 +32,9 @@ from .evaluate import Evaluation
 from .experience.records import EvaluationRecord, EventRecord, ModelRecord, RoundRecord, RunRecord, TaskRecord
 from .experience.store import ExperienceStore
 from .files import replacing
+from .placement import device_for
 from .registry import learners
-from .state import MetaState, Prior
+from .state import MetaState, Prior, misfits
 from .tasks.source import TaskSource
 from .train import GradientTrainer
 
@@ -48,13 +50,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def hardware() -> dict[str, Any]:
+def hardware(device: str = "cpu") -> dict[str, Any]:
     """Return what a time depends on."""
     return {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": "cpu",
+        "device": device,
     }
 
 
@@ -145,7 +147,7 @@ class Workspace:
                     seed=self.trainer.settings.seed,
                     prior=self.prior_id,
                     versions=versions(),
-                    hardware=hardware(),
+                    hardware=hardware(device_for(self.trainer.settings.device).type),
                 ),
             ]
         )
@@ -260,6 +262,7 @@ class Workspace:
             "run_id": self.id,
             "tasks": self.name,
             "tasks_fingerprint": self.past.fingerprint,
+            "collection": plain(self.config.get("tasks"), "tasks"),
             "seed": self.trainer.settings.seed,
             "validation": None
             if score is None
@@ -293,13 +296,15 @@ class Workspace:
         def rank(record: ModelRecord) -> tuple[float, float]:
             return nearness.get(str(record.task), float("inf")), sign * float(record.metrics["validation"])
 
+        wanted = self.trainer.learner.init(self.trainer.spec, Generator().manual_seed(0)) if found else {}
         for record in sorted(found, key=rank):
             try:
-                Prior.load(self.artifacts / record.path, record.checksum)
+                prior = Prior.load(self.artifacts / record.path, record.checksum)
             except DamagedArtifact:
                 self.store.add(EventRecord(subject=record.id, what="unusable", detail={"path": record.path}))
                 continue
-            return record
+            if not misfits(wanted, prior.params):  # settings of the learner decide on shapes as well
+                return record
         return None
 
     @staticmethod

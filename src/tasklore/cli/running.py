@@ -107,7 +107,11 @@ def evaluate(
     if plugin is not None:
         load_plugin(plugin)
     loaded = Prior.load(prior)
-    settings = {"name": tasks} if ways is None else {"name": tasks, "n_ways": ways}
+    # Other settings may split otherwise, and then what was learned from would be judged on.
+    learned: Any = loaded.provenance.get("collection")
+    known = isinstance(learned, dict) and learned.get("name") == tasks
+    settings: dict[str, Any] = dict(learned) if known else {"name": tasks}
+    settings |= {} if ways is None else {"n_ways": ways}
     splits = from_settings(sources, settings, f"the settings of {tasks}").splits()
     name = learners.name_of(type(loaded.learner))
     found = {

@@ -134,7 +134,7 @@ class ContestDisplay(Spectator):
 
     def tried(self, method: str, trial: Trial) -> None:
         """Print what a trial came to."""
-        self.console.print(f"  {method:<18}{in_words(trial.settings):<32}validation {trial.score}")
+        self.console.print(f"  {method:<18}{in_words(trial.settings):<32}{_validation(trial)}")
 
     def tested(self, method: str, done: int, total: int) -> None:
         """Show the progress of the test."""
@@ -146,6 +146,10 @@ class ContestDisplay(Spectator):
         """Print the result of a method."""
         scores = ", ".join(f"{_shots(n)} {found.score}" for n, found in standing.evaluations.items())
         self.console.print(f"[bold]{standing.method:<20}[/bold]{scores}")
+
+
+def _validation(trial: Trial) -> str:
+    return "lost: not finite" if trial.score is None else f"validation {trial.score}"
 
 
 def comparison(rows: Sequence[Row], title: str) -> Table:

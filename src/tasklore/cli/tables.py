@@ -120,7 +120,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if len(header) == 1:
         separator = next((mark for mark in (";", "\t") if mark in header[0]), ",")
     # All at once, as a column read in pieces may change its type on the way.
-    return pd.read_csv(path, sep=separator, low_memory=False)
+    table: Any = pd.read_csv(path, sep=separator, low_memory=False)
+    if separator == ",":
+        return table
+    other: Any = pd.read_csv(path, sep=separator, low_memory=False, decimal=",")
+    numbers, with_commas = (len(each.select_dtypes("number").columns) for each in (table, other))
+    return other if with_commas > numbers else table
 
 
 def read_target(table: pd.DataFrame, name: str, task: Kind | None, path: Path) -> Target:
@@ -151,6 +156,11 @@ def read_target(table: pd.DataFrame, name: str, task: Kind | None, path: Path) -
     if len(columns) == 1:
         raise InvalidData(f"{path} has no column but {name!r}; something to predict it from is needed")
     column: Any = table.iloc[:, columns.index(name)]
+    if column.dtype.kind in "mM":
+        raise InvalidData(
+            f"the column {name!r} of {path} holds dates or times; give labels or numbers, perhaps days since "
+            "some date"
+        )
     numbers: Any = pd.to_numeric(column, errors="coerce")
     numbers = numbers.to_numpy(dtype=float, na_value=np.nan)
     finite = np.isfinite(numbers)

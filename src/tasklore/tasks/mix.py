@@ -1,10 +1,12 @@
 """Past tasks of several origins, learned from together and judged apart: across domains."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,9 +88,12 @@ class Mix(Collection):
             side = self.size
             shape = (self.channels or shape[0], *((side, side) if side else shape[1:]))
         known: dict[int, Examples] = {}
+        scaled: dict[int, Examples] = {}
+        common = _common_scale([_alike(found[name].train, shape, known) for name in self.of])
 
         def side_of(side: str, names: Sequence[str], weights: tuple[float, ...] = ()) -> MixedSource:
-            parts = tuple(_alike(getattr(found[name], side), shape, known) for name in names)
+            alike = (_alike(getattr(found[name], side), shape, known) for name in names)
+            parts = tuple(_scaled_alike(source, common, scaled) for source in alike)
             return MixedSource(parts, weights, tuple(names))
 
         return Splits(
@@ -121,6 +126,33 @@ def _alike(source: TaskSource, shape: tuple[int, ...], known: dict[int, Examples
     old = source.examples
     if id(old) not in known:
         known[id(old)] = reshaped(old, (shape[0], shape[1], shape[2]))
+    return dataclasses.replace(source, examples=known[id(old)])
+
+
+def _common_scale(sources: Sequence[TaskSource]) -> tuple[float, float] | None:
+    """Return one mean and standard deviation for images of several sources; None if some are none."""
+    moments: list[tuple[float, float]] = []
+    for source in sources:
+        if not isinstance(source, FewShotSource) or source.examples.x.ndim != 4:
+            return None
+        labels = sorted({label for label, _ in source.variants})
+        rows = np.concatenate([source.examples.members[label] for label in labels])
+        some = source.examples.x[torch.from_numpy(rows[:: -(-len(rows) // AT_ONCE)])].to(torch.float64)
+        moments.append((float(some.mean()), float(some.var())))
+    mean = sum(mean for mean, _ in moments) / len(moments)
+    variance = sum(variance + (each - mean) ** 2 for each, variance in moments) / len(moments)
+    return mean, math.sqrt(variance)
+
+
+def _scaled_alike(
+    source: TaskSource, scale: tuple[float, float] | None, known: dict[int, Examples]
+) -> TaskSource:
+    """Return a source whose images are scaled by these numbers, as those of a new task will be."""
+    if scale is None or not isinstance(source, FewShotSource):
+        return source
+    old, (mean, std) = source.examples, scale
+    if id(old) not in known:
+        known[id(old)] = dataclasses.replace(old, mean=(mean,), std=(std,))
     return dataclasses.replace(source, examples=known[id(old)])
 
 

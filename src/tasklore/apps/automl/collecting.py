@@ -121,11 +121,16 @@ def read_manifest(path: Path) -> list[Dataset]:
     InvalidData
         It lacks one of these columns.
     """
-    table: Any = pd.read_csv(path)
+    try:
+        table: Any = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' own are among the latter
+        raise InvalidData(f"{path} cannot be read as a list of data sets: {error}") from error
     needed = {"name", "file", "task", "family"}
     if missing := sorted(needed - set(table.columns)):
         raise InvalidData(f"{path} lacks the columns {', '.join(missing)}")
     kinds: dict[str, Kind] = {"classification": "classification", "regression": "regression"}
+    if strange := sorted(set(map(str, table["task"])) - set(kinds)):
+        raise InvalidData(f"{path} has the task {strange[0]!r}; tasks are classification or regression")
     return [
         Dataset(name, kinds[task], path.parent / file, family)
         for name, file, task, family in table[["name", "file", "task", "family"]].itertuples(index=False)

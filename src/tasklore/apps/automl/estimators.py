@@ -11,6 +11,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -30,7 +31,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from ...errors import DamagedArtifact, InvalidData, InvalidSetting
+from ...errors import DamagedArtifact, InvalidData, InvalidSetting, StoreError
 from ...experience.store import ExperienceStore, open_store
 from .boards import leaderboard, why
 from .calibrating import Calibration
@@ -43,7 +44,7 @@ from .pipelines import Kind
 from .prior import TablePrior
 from .saving import open_saved, write
 from .search import search
-from .tables import Schema
+from .tables import Schema, Table
 from .trials import Blend, Budget, Trial
 
 __all__ = ["AutoClassifier", "AutoRegressor", "load_model", "seconds_of"]
@@ -122,14 +123,10 @@ class _Auto(BaseEstimator):
         check_consistent_length(table, y)
         self._note_classes(y)
         y = self._targets(y)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, table)
-        if weights is not None and (weights < 0).any():
-            raise InvalidData("sample_weight holds negative values; weights must be 0 or more")
+        weights = _weights_of(sample_weight, table)
         if groups is not None:
             groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
             check_consistent_length(table, groups)
-            if groups.max() == 0:
-                raise InvalidData("groups holds one group only; two are needed to judge on other groups")
         n_classes = int(y.max()) + 1 if self.kind == "classification" else 0
         bounds = bounds_of(y) if self.kind == "regression" else None
         problem = Problem(table, y, self.kind, schema, n_classes, weights, groups, bounds)
@@ -137,6 +134,8 @@ class _Auto(BaseEstimator):
             problem = problem.rows(np.flatnonzero(weights > 0))
             if self.kind == "classification" and len(np.unique(problem.y)) < n_classes:
                 raise InvalidData("a class has no row with a weight above 0; leave its rows out")
+        if problem.groups is not None and len(np.unique(problem.groups)) == 1:
+            raise InvalidData("groups holds one group only; two are needed to judge on other groups")
         warn_of_leaks(problem)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         store = open_store(self.store) if isinstance(self.store, str | Path) else self.store
@@ -154,6 +153,11 @@ class _Auto(BaseEstimator):
             found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
         self._schema, self._blend, self._found, self._prior = schema, found.blend, found, prior
         self._names = names
+        self.n_features_in_ = len(schema.columns)
+        if schema.named and all(isinstance(name, str) for name in X.columns):
+            self.feature_names_in_ = np.asarray(X.columns, dtype=object)
+        elif "feature_names_in_" in vars(self):
+            del self.feature_names_in_
         if store is not None and self.remember:
             tried = {
                 trial.candidate.name: (list(trial.measured.losses), trial.measured.fit_seconds)
@@ -161,14 +165,12 @@ class _Auto(BaseEstimator):
                 if trial.level == 0 and trial.measured.losses and not trial.measured.error
             }
             settings = self._settings() | {"seed": seed}
-            remember(store, problem, found.described, found.trivial, tried, settings, self.name)
+            try:
+                remember(store, problem, found.described, found.trivial, tried, settings, self.name)
+            except StoreError as error:  # the model is there all the same
+                warnings.warn(f"this fit could not be remembered: {error}", UserWarning, stacklevel=2)
         if store is not None and store is not self.store:
             store.close()
-        self.n_features_in_ = len(schema.columns)
-        if schema.named and all(isinstance(name, str) for name in X.columns):
-            self.feature_names_in_ = np.asarray(X.columns, dtype=object)
-        elif "feature_names_in_" in vars(self):
-            del self.feature_names_in_
         return self
 
     def _budget(self, seed: int) -> Budget:
@@ -231,7 +233,12 @@ class _Auto(BaseEstimator):
         """
         check_is_fitted(self)
         table = self._schema.table(X)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, table)
+        weights = _weights_of(sample_weight, table)
+        unweighted = [c.name for _, c, _ in self._blend.members if not c.takes_weights(self.kind)]
+        if weights is not None and unweighted:
+            raise InvalidData(
+                f"{', '.join(unweighted)} cannot weigh rows and was chosen without weights; fit again"
+            )
         targets, n_classes = self._targets(y), self._blend.problem.n_classes
         bounds = bounds_of(targets) if self.kind == "regression" else None
         problem = Problem(table, targets, self.kind, self._schema, n_classes, weights, bounds=bounds)
@@ -250,7 +257,7 @@ class _Auto(BaseEstimator):
     def to_pipeline(self) -> Any:
         """Return what was chosen as scikit-learn's own parts, not fitted, to use without Tasklore.
 
-        Its input are rows as they were given to :meth:`fit`. Several models become a
+        Its input are rows as they were given to :meth:`fit`, dense. Several models become a
         :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`. It
         predicts the same classes, but does neither sharpen chances nor stretch values, nor keep values within
         a tenth of the targets' range around it, as Tasklore's own prediction does.
@@ -270,6 +277,8 @@ class _Auto(BaseEstimator):
                 "columns, categories by frequency, or convolutions), so this pipeline needs Tasklore; save "
                 "the model with save() instead"
             )
+        if "feature_names_in_" not in vars(self):  # columns that are not called by texts have places only
+            schema = dataclasses.replace(schema, named=False)
         parts = [
             (candidate.name, candidate.build(schema, self.kind, 0, raw=True))
             for _, candidate, _ in self._blend.members
@@ -354,6 +363,29 @@ class _Auto(BaseEstimator):
         return tags
 
 
+def _weights_of(sample_weight: Any, table: Table) -> np.ndarray | None:
+    """Return weights of rows whose mean, where there is any weight, is 1: only their ratios count."""
+    if sample_weight is None:
+        return None
+    weights: np.ndarray = _check_sample_weight(sample_weight, table)
+    if (weights < 0).any():
+        raise InvalidData("sample_weight holds negative values; weights must be 0 or more")
+    if not (weights > 0).any():
+        raise InvalidData("sample_weight is 0 everywhere; some rows must count")
+    return weights / weights[weights > 0].mean()
+
+
+def _labels(y: Any) -> np.ndarray:
+    """Return labels in numpy's plainest type: truth values, numbers or text."""
+    if isinstance(y, pd.Series | pd.DataFrame) or np.asarray(y).dtype.kind == "O":
+        found: Any = column_or_1d(y if isinstance(y, pd.DataFrame) else np.asarray(y, object), warn=True)
+        plain: Any = pd.Series(found, dtype=object).infer_objects()
+        if plain.dtype.kind in "mM" or isinstance(plain.dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
+            raise InvalidData("y holds dates; classes must be text, whole numbers or truth values")
+        y = plain.to_numpy()
+    return column_or_1d(y, warn=True)
+
+
 class AutoClassifier(ClassifierMixin, _Auto):
     """Choose features, model and hyperparameters for a classification table, in seconds, from experience.
 
@@ -407,7 +439,7 @@ class AutoClassifier(ClassifierMixin, _Auto):
     classes_: np.ndarray
 
     def _note_classes(self, y: Any) -> None:
-        y = column_or_1d(y, warn=True)
+        y = _labels(y)
         if pd.isna(pd.Series(y)).any():
             raise InvalidData("y contains NaN: labels are missing; leave out such rows first")
         if y.dtype.kind == "f" and not np.isfinite(y).all():
@@ -428,7 +460,7 @@ class AutoClassifier(ClassifierMixin, _Auto):
         return self.classes_[best]
 
     def _targets(self, y: Any) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
+        y = _labels(y)
         strange = np.setdiff1d(y, self.classes_)
         if len(strange):
             raise InvalidData(f"y holds the label {strange[0]}, which fit did not see; fit again instead")

@@ -27,7 +27,8 @@ class DateParts(TransformerMixin, BaseEstimator):
         """Note the first date of each column."""
         self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         self.n_features_in_ = X.shape[1]
-        self.first_ = np.array([_days(X[name]).min(initial=np.inf) for name in X.columns])
+        known = [_days(X[name]) for name in X.columns]
+        self.first_ = np.array([days.min() if len(days) else 0.0 for days in known])
         return self
 
     def transform(self, X: pd.DataFrame) -> np.ndarray:

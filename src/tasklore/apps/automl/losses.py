@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from ...errors import InvalidSetting
@@ -98,8 +99,16 @@ def _balanced(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) ->
 
 def _roc_auc(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
     """Return the area under the curve; of several classes the mean, each against the rest."""
-    present = np.unique(y)
-    areas = [roc_auc_score(y == label, outputs[:, label], sample_weight=weights) for label in present]
+    present, counts = np.unique(y, return_counts=True)
+    if weights is not None:
+        areas = [roc_auc_score(y == label, outputs[:, label], sample_weight=weights) for label in present]
+    else:  # by the sum of ranks of Mann and Whitney: many times quicker
+        ranks = rankdata(outputs, axis=0)
+        sums = [ranks[y == label, label].sum() for label in present]
+        areas = [
+            (total - n * (n + 1) / 2) / max(n * (len(y) - n), 1)
+            for total, n in zip(sums, counts.tolist(), strict=True)
+        ]
     return float(np.mean(areas[1:] if outputs.shape[1] == 2 else areas)) if len(present) > 1 else 0.5
 
 

@@ -47,6 +47,7 @@ N_UP = 10  # candidates that go up
 REFIT_SHARE = 1.4  # times what refitting is expected to take is kept for it
 OVERHEAD = 0.01  # seconds of a fold
 LONGEST_TRIAL = 600.0  # seconds, whatever the budget
+N_NEAREST = 20  # candidates that a blend may be made of
 LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
 QUICK_CELLS = 250_000  # numbers that the first model sees: a tree fits so many in 0.2 s
@@ -338,11 +339,29 @@ class _Search:
             score = self.metric.score(y, measured.predictions[judged], weights)
             trial = dataclasses.replace(trial, score=score)
         self.trials.append(trial)
+        self._forget_models(level)
         if measured.losses:
             taken = (self._elapsed() - began) / len(measured.losses)
             self.speed.append(math.log(max(taken, 1e-3) / (self._expected_fit(name, level) + OVERHEAD)))
             self.took[name, level] = taken
         self.watch(trial)
+
+    def _forget_models(self, level: int) -> None:
+        """Keep the models of what may come into the blend only: a forest takes hundreds of megabytes."""
+        known = [place for place, trial in enumerate(self.trials) if trial.level == level]
+        known.sort(key=lambda place: self._badness(self.trials[place]))
+        for place in known[N_NEAREST:]:
+            if self.trials[place].measured.models:
+                bare = dataclasses.replace(self.trials[place].measured, models=())
+                self.trials[place] = dataclasses.replace(self.trials[place], measured=bare)
+
+    def _badness(self, trial: Trial) -> float:
+        """Return what orders trials as the choice of a blend does."""
+        if not trial.whole:
+            return math.inf
+        if self.metric.is_default:
+            return trial.measured.loss
+        return -trial.score if self.metric.larger_is_better else trial.score
 
     def _judged(
         self, level: int, predictions: np.ndarray
@@ -522,8 +541,11 @@ class _Search:
             self.problem.kind,
             metric=self.metric,
             row_weights=row_weights,
+            n_nearest=N_NEAREST,
             random_state=self.budget.random_state,
         )
+        there = np.array([bool(trial.measured.models) for trial in whole])
+        weights = weights * there if weights[there].any() else there / there.sum()
         weights[weights < LEAST_WEIGHT] = 0.0
         return weights / weights.sum(), whole
 

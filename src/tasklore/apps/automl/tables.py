@@ -5,6 +5,7 @@ A :class:`Schema` is learned from the rows that a model is fitted to, and turns 
 the same canonical table, whatever order, type or index they come with.
 """
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ MOST_CELLS = 250_000_000  # of a sparse matrix, which becomes dense: 2 GB
 LARGEST = 1e30  # numbers are cut here: single precision, and squares of what is larger, would be infinite
 READABLE = 0.95  # share of them that must be numbers or dates
 LONG_TEXT = 25.0  # mean characters from which on distinct values are text
+SHORT_DATE = re.compile(r"\s*(\d{1,2})([-/.])(\d{1,2})\2\d{2,4}\b")
 DATE = r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*$"
 
 
@@ -50,12 +52,15 @@ class Column:
         at least 2 where there are 2.
     missing : float
         Share of rows without a value.
+    day_first : bool
+        Whether dates are written as in 31/12/2024.
     """
 
     name: str
     kind: ColumnKind
     n_unique: int
     missing: float
+    day_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,7 @@ class Schema:
         found = dict(zip(names, _number_columns(names, block), strict=True))
         for name in frame.columns:
             if name not in found:
-                values, kind = _read(frame[name])
-                found[name] = Column(name, kind, int(values.nunique()), float(values.isna().mean()))
+                found[name] = _read(name, frame[name])
         return cls(tuple(found[name] for name in frame.columns), isinstance(X, pd.DataFrame))
 
     def of_kind(self, *kinds: ColumnKind) -> list[str]:
@@ -140,14 +144,17 @@ class Schema:
                 UserWarning,
                 stacklevel=3,
             )
-        kinds: dict[str, ColumnKind] = {column.name: column.kind for column in self.columns}
-        numbers, block = _block(given, [name for name in wanted if kinds[name] == "number" and name in given])
+        known = {column.name: column for column in self.columns}
+        are_numbers = [name for name in wanted if known[name].kind == "number" and name in given]
+        numbers, block = _block(given, are_numbers)
         table = pd.DataFrame(block, columns=pd.Index(numbers, dtype=object), copy=False)
         if len(numbers) == len(wanted):
             return table
         nothing = pd.Series([None] * len(given), dtype=object)
         others = {
-            name: _canonical(given.get(name, nothing), kinds[name]) for name in wanted if name not in table
+            name: _canonical(given.get(name, nothing), known[name].kind, known[name].day_first)
+            for name in wanted
+            if name not in table
         }
         return pd.concat([table, pd.DataFrame(others)], axis=1).reindex(columns=wanted)
 
@@ -248,13 +255,29 @@ def _number_columns(names: list[str], block: np.ndarray) -> Iterator[Column]:
         yield Column(name, "number", int(count), float(share))
 
 
-def _read(raw: Values) -> tuple[Values, ColumnKind]:
-    """Return a column with its missing values as such, and guess its kind."""
+def _read(name: str, raw: Values) -> Column:
+    """Describe a column, and guess its kind."""
     kind = _kind(raw)
-    values = _canonical(raw, kind)
+    day_first = kind == "date" and _day_first(raw)
+    values = _canonical(raw, kind, day_first)
     if kind in ("category", "boolean", "text"):
         values = values.where(~values.isin([MISSING, ""]), None)
-    return values, kind
+    return Column(name, kind, int(values.nunique()), float(values.isna().mean()), day_first)
+
+
+def _day_first(raw: Values) -> bool:
+    """Whether dates written as text have the day before the month; in doubt, those with points have."""
+    if raw.dtype.kind == "M" or isinstance(raw.dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
+        return False
+    known = raw.dropna()
+    some = known.iloc[:: max(1, len(known) // COUNTED)]
+    found = [match for value in some if (match := SHORT_DATE.match(str(value)))]
+    if not found:
+        return False
+    first, second = (max(int(match[place]) for match in found) for place in (1, 3))
+    if (first > 12) != (second > 12):
+        return first > 12
+    return all(match[2] == "." for match in found)
 
 
 def _kind(raw: Values) -> ColumnKind:
@@ -263,7 +286,7 @@ def _kind(raw: Values) -> ColumnKind:
         return "boolean"
     if isinstance(raw.dtype, pd.CategoricalDtype):
         return "category"
-    if types.is_datetime64_any_dtype(raw.dtype):
+    if types.is_datetime64_any_dtype(raw.dtype) or isinstance(raw.dtype, pd.PeriodDtype):
         return "date"
     if types.is_numeric_dtype(raw.dtype) or types.is_timedelta64_dtype(raw.dtype):
         return "number"
@@ -284,14 +307,14 @@ def _kind(raw: Values) -> ColumnKind:
     return "category"
 
 
-def _canonical(raw: Values, kind: ColumnKind) -> Values:
+def _canonical(raw: Values, kind: ColumnKind, day_first: bool = False) -> Values:
     if kind == "number":
         if pd.api.types.is_timedelta64_dtype(raw.dtype):
             raw = raw.dt.total_seconds()
         numbers = np.asarray(cast("Values", pd.to_numeric(raw, errors="coerce")).astype("float64"))
         return pd.Series(_usable(numbers))
     if kind == "date":
-        return _dates(raw)
+        return _dates(raw, day_first)
     missing = raw.isna().to_numpy()
     filler = "" if kind == "text" else MISSING
     level = _truth if kind == "boolean" else _level
@@ -315,11 +338,13 @@ def _truth(value: Any) -> str:
     return str(value).strip().capitalize()
 
 
-def _dates(raw: Values) -> Values:
+def _dates(raw: Values, day_first: bool = False) -> Values:
+    if isinstance(raw.dtype, pd.PeriodDtype):
+        raw = raw.dt.to_timestamp()
     if not pd.api.types.is_datetime64_any_dtype(raw.dtype):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about formats that differ from row to row
-            raw = pd.to_datetime(raw, errors="coerce", format="mixed", utc=True)
+            raw = pd.to_datetime(raw, errors="coerce", format="mixed", dayfirst=day_first, utc=True)
     if raw.dt.tz is not None:
         raw = raw.dt.tz_convert("UTC").dt.tz_localize(None)
     return raw.astype("datetime64[us]")  # nanoseconds would end in the year 2262, and "never" is often 9999

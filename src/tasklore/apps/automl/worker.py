@@ -34,6 +34,11 @@ class _Load:
 
 
 @dataclass(frozen=True)
+class _Forget:
+    pass
+
+
+@dataclass(frozen=True)
 class _Try:
     candidate: Candidate
     random_state: int
@@ -60,6 +65,13 @@ class Worker:
     def load(self, problem: Problem, folds: Folds) -> None:
         """Say what the candidates to come are tried on."""
         self._loaded, self._informed = _Load(problem, folds), False
+
+    def forget(self) -> None:
+        """Let go of what was loaded, here and in the process."""
+        self._loaded, self._informed = None, False
+        if self._pipe is not None and self._pid:
+            with suppress(OSError):
+                self._pipe.send(_Forget())
 
     def measure(
         self,
@@ -155,6 +167,8 @@ def _answer(pipe: "Connection[Any, Any]") -> None:
         match asked:
             case _Load():
                 loaded = asked
+            case _Forget():
+                loaded = None
             case _Try() if loaded is not None:
                 how = (asked.random_state, asked.give_up_above, asked.keep_models)
                 pipe.send(measure(asked.candidate, loaded.problem, loaded.folds, *how))
@@ -175,6 +189,8 @@ _lock = threading.Lock()
 def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
     """Lend processes; they stay for the next search, as starting one takes a second or two.
 
+    Those that wait with another limit end, so that they do not add up.
+
     Parameters
     ----------
     n : int
@@ -186,11 +202,18 @@ def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
     with _lock:
         waiting = _idle.setdefault(limit, [])
         borrowed = [waiting.pop() if waiting else Worker(limit) for _ in range(n)]
+        others = [worker for workers in _idle.values() if workers is not waiting for worker in workers]
+        _idle.clear()
+        _idle[limit] = waiting
+    for worker in others:
+        worker.close()
     try:
         yield borrowed
     finally:
+        for worker in borrowed:
+            worker.forget()
         with _lock:
-            _idle[limit] += borrowed
+            _idle.setdefault(limit, []).extend(borrowed)
 
 
 @atexit.register
