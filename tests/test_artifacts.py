@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tasklore.artifacts import file_checksum, load_artifact, save_artifact
 from tasklore.canonical import digest
 from tasklore.errors import DamagedArtifact, InvalidData, StoreError
+from tasklore.files import replacing
 
 TENSORS = {"net.weight": torch.arange(12, dtype=torch.float32).reshape(3, 4), "net.bias": torch.zeros(3)}
 METADATA = {"learner": {"name": "maml", "step_size": 0.4}, "labels": ["a", "b"]}
@@ -168,3 +169,22 @@ def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path: Path, versio
         pytest.fail("no header has that length")
     _, metadata = load_artifact(path, kind="check")
     assert metadata == {"padding": "x" * padding}
+
+
+def test_a_link_is_followed_and_a_device_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there" / "file")
+    with replacing(link) as file:
+        file.write(b"x")
+    assert link.is_symlink()
+    assert (tmp_path / "there" / "file").read_bytes() == b"x"
+    terminal, other = os.openpty()
+    try:
+        with replacing(Path(os.ttyname(other))) as file:
+            file.write(b"hello\n")
+        assert os.read(terminal, 100).startswith(b"hello")
+        assert Path(os.ttyname(other)).is_char_device()
+    finally:
+        os.close(terminal)
+        os.close(other)

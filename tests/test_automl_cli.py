@@ -32,6 +32,7 @@ from tasklore.apps.automl.judging import Judged, calibration, importance, judge
 from tasklore.apps.automl.prior import TablePrior
 from tasklore.apps.automl.report import Fitted, write_report
 from tasklore.cli import main
+from tasklore.cli.running import command_given
 from tasklore.cli.tables import Target, keep_aside, read_table, read_target
 from tasklore.errors import InvalidData, MissingDependency, StoreError
 from tasklore.experience import open_store
@@ -459,3 +460,20 @@ def test_a_csv_with_decimal_commas(tmp_path: Path) -> None:
 def test_dates_are_no_target() -> None:
     with pytest.raises(InvalidData, match="holds dates or times"):
         target_of([pd.Timestamp("2024-01-01"), pd.NaT])
+
+
+def test_none_is_a_label_where_labels_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "ill.csv"
+    path.write_text("age,garage,severity\n1,None,None\n2,,mild\nNone,b,\n4,a,severe\n")
+    table = read_table(path, "severity")
+    assert read_target(table, "severity", None, path).y.tolist() == ["None", "mild", "severe"]
+    assert table["age"].isna().tolist() == [False, False, True, False]
+    assert table["garage"].isna().tolist() == [True, True, False, False]
+
+
+def test_a_password_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "postgresql://anna:s3cret@db.example/lore"
+    monkeypatch.setattr("sys.argv", ["tasklore", "collect", "list.csv", "--store", address])
+    assert command_given() == ("tasklore collect list.csv --store postgresql://anna:PASSWORD@db.example/lore")
+    monkeypatch.setattr("sys.argv", ["tasklore", "run", "a b.toml", "--store=sqlite:///lore.db"])
+    assert command_given() == "tasklore run 'a b.toml' --store=sqlite:///lore.db"

@@ -15,7 +15,7 @@ from tasklore.apps.automl.portfolio import build_portfolio, read_experience
 from tasklore.apps.automl.space import candidates
 from tasklore.artifacts import load_artifact
 from tasklore.errors import InvalidData, InvalidSetting
-from tasklore.experience.records import EvaluationRecord, ModelRecord, TaskRecord
+from tasklore.experience.records import EvaluationRecord, ModelRecord, RunRecord, TaskRecord
 from tasklore.experience.store import open_store
 
 FEW = {"constant", "lightgbm-quick", "logistic-1", "ridge-1", "tree-3", "neighbours-5"}
@@ -140,3 +140,25 @@ def test_a_list_that_is_none_is_refused(content: str, message: str, tmp_path: Pa
     (tmp_path / "list.csv").write_text(content)
     with pytest.raises(InvalidData, match=message):
         read_manifest(tmp_path / "list.csv")
+
+
+def test_several_stores_may_share_a_folder_of_artifacts(manifest: Path, tmp_path: Path) -> None:
+    datasets, kept = read_manifest(manifest)[:1], tmp_path / "kept"
+    for name in ("a.db", "b.db"):
+        with open_store(tmp_path / name) as store:
+            assert collect(datasets, store, kept, SETTINGS) == 1
+    for name in ("a.db", "b.db"):
+        with open_store(tmp_path / name) as store:
+            assert store.verify(kept) == []
+            assert len(read_experience(store, kept)) == 1
+
+
+def test_what_was_erased_is_not_collected_for_nothing(manifest: Path, tmp_path: Path) -> None:
+    datasets, kept = read_manifest(manifest)[:1], tmp_path / "kept"
+    with open_store(tmp_path / "lore.db") as store:
+        assert collect(datasets, store, kept, SETTINGS) == 1
+        store.erase(store.find(RunRecord)[0].id, "measured on a busy machine")
+        assert collect(datasets, store, kept, SETTINGS) == 1
+        assert len(store.find(ModelRecord)) == 1, "a run that was erased does not hide later ones"
+        store.erase(store.find(TaskRecord)[0].id, "its owner asked for it")
+        assert collect(datasets, store, kept, SETTINGS) == 0

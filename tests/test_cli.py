@@ -264,6 +264,8 @@ def test_compare_ranks_and_goes_on(here: Here, tmp_path: Path) -> None:
     )
     ours = next(standing for standing in found["standings"] if standing["method"] == "prototypes")
     assert json.loads(again.stdout)["1"]["mean"] == ours["scores"]["1"]["mean"]
+    as_learned = here("evaluate", learned, "--tasks", "digits", "--shots", "1", "--n-tasks", "8", "--json")
+    assert json.loads(as_learned.stdout)["1"]["mean"] == ours["scores"]["1"]["mean"], "with three ways too"
     refused = here(*command, "--learner", "finetune", code=2)
     assert "is a baseline" in refused.stderr
 

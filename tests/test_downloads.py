@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -269,3 +270,11 @@ def test_broken_archives_are_refused(pack: Callable[[dict[str, bytes]], Path], t
     for name in ("cut", "noise", "absent"):
         with pytest.raises(DamagedArtifact, match="get it anew"):
             list(read_members(tmp_path / name, lambda name: True, largest=10**6, n_bytes=10**6))
+
+
+def test_two_who_want_the_same_file_fetch_it_once(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as together:
+        paths = list(together.map(lambda _: fetch(place(server.url), tmp_path, transfer=QUICK), range(4)))
+    assert {path.read_bytes() for path in paths} == {CONTENT}
+    assert len(server.asked) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]

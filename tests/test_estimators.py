@@ -395,3 +395,15 @@ def test_past_alphabets_help_to_read_unseen_ones() -> None:
 
     learned = estimator.meta_fit(from_arrays(past, max_ways=10, n_shots=1, n_queries=5))
     assert accuracy(learned) > accuracy(estimator) + 0.12
+
+
+def test_a_task_that_is_refused_leaves_the_one_before() -> None:
+    x, y = np.repeat(np.eye(3), 4, 0), np.repeat(["a", "b", "c"], 4)
+    learner, spec = MAML(MLP((4,))), TaskSpec("classification", (3,), 3)
+    prior = Prior(learner, learner.init(spec, torch.Generator().manual_seed(0)), spec)
+    model = MetaClassifier(prior=prior).fit(x, y)
+    before = model.predict(x)
+    with pytest.raises(InvalidData, match="at most 3"):
+        model.fit(np.repeat(np.eye(3), 2, 0), np.array(list("uvwxyz")))
+    assert model.classes_.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(model.predict(x), before)

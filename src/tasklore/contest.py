@@ -23,6 +23,7 @@ from .experiment import Experiment, Trained, baselines, meta_train
 from .learners.base import Learner
 from .loop import Stop, Watch
 from .nets import MLP, Conv4, Net
+from .placement import device_for
 from .registry import learners, nets, sources
 from .scores import Score
 from .tasks.source import Collection, Splits
@@ -421,7 +422,8 @@ def _claim(contest: Contest, folder: Path) -> None:
                 "choose another folder, or delete this one to start anew"
             )
     else:
-        about = {"format": FORMAT, "settings": settings, "versions": versions(), "hardware": hardware()}
+        about = {"format": FORMAT, "settings": settings, "versions": versions()}
+        about["hardware"] = hardware(device_for(contest.train.device).type)
         write_json(marker, about)
 
 

@@ -18,7 +18,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeAlias
@@ -113,11 +113,18 @@ def fetch(
     """
     transfer = transfer or Transfer()
     target = folder / place.name
+    with _disk(target):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _fetched(place, folder, transfer, progress)
+
+
+def _fetched(place: Place, folder: Path, transfer: Transfer, progress: Progress | None) -> Path:
+    target = folder / place.name
     kind, digest = _checksum(place)
     partial = folder / f".{place.name}.{digest[:12]}.partial"
     answers: list[str] = []
     with _disk(target):
-        folder.mkdir(parents=True, exist_ok=True)
         if target.is_file() and _hash(target, kind) == digest:
             return target
     for url in place.urls:
@@ -141,6 +148,24 @@ def fetch(
         f"{place.name} could not be fetched: {told}. Without a network, get the file elsewhere and put it at "
         f"{target} (its checksum is {place.checksum})"
     )
+
+
+@contextmanager
+def _alone(folder: Path) -> Generator[None]:
+    """Wait while another process fetches into a folder; where that cannot be told, do not."""
+    try:
+        import fcntl  # not on Windows
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder() -> Path:

@@ -321,12 +321,13 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
         """
         x, labels = cast("tuple[Floats, np.ndarray]", validate_data(self, X, y, dtype=np.float64))
         check_classification_targets(labels)
-        self.classes_ = np.unique(labels)
-        if len(self.classes_) < 2:
+        classes = np.unique(labels)
+        if len(classes) < 2:
             raise InvalidData(
-                f"y has one class ({self.classes_[0]!s}) in {len(x)} rows; give examples of two or more"
+                f"y has one class ({classes[0]!s}) in {len(x)} rows; give examples of two or more"
             )
-        self._adapt(x, labels, len(self.classes_))
+        self._adapt(x, labels, len(classes))
+        self.classes_ = classes  # not before: if adapting fails, what was learned earlier stays whole
         return self
 
     def predict_proba(self, X: Any) -> Floats:

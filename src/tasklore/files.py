@@ -23,6 +23,11 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
     OSError
         From the operating system; the temporary file is gone.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as device:  # /dev/null, or a pipe: nothing takes its place
+            yield device
+        return
+    path = path.resolve()  # where a link leads to
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
     try:

@@ -165,7 +165,13 @@ class Workspace:
         """Return the remembered prior that this run starts from, if it starts from one."""
         if self.prior_id is None:
             return None
-        record = cast("ModelRecord", self.store.get(self.prior_id))
+        try:
+            record = cast("ModelRecord", self.store.get(self.prior_id))
+        except StoreError as error:
+            raise StoreError(
+                f"the prior that this run started from is not in the store any more: {error}; delete "
+                f"{self.folder} to start anew"
+            ) from error
         return Prior.load(self.artifacts / record.path, record.checksum)
 
     def resume(self) -> tuple[MetaState, float] | None:

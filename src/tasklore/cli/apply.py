@@ -56,6 +56,7 @@ def predict(
     import csv
     import io
 
+    from ..errors import StoreError
     from ..files import replacing
 
     answer = _model_answers if _is_archive(predictor) else _predictor_answers
@@ -68,8 +69,13 @@ def predict(
     if output is None:
         typer.echo(table.getvalue(), nl=False)
         return
-    with replacing(output) as file:
-        file.write(table.getvalue().encode())
+    try:
+        with replacing(output) as file:
+            file.write(table.getvalue().encode())
+    except OSError as error:
+        raise StoreError(
+            f"{output} cannot be written: {error.strerror}; choose a place that can be written"
+        ) from error
     typer.echo(f"{len(answers)} predictions written to {output}")
 
 

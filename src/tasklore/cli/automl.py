@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shlex
-import sys
 from collections.abc import Generator
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .running import Json, Quiet, Store
+from .running import Json, Quiet, Store, command_given
 
 __all__ = ["collect", "fit"]
 
@@ -141,7 +140,7 @@ def _stopping(what: str, *, again: bool = False) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        command = "\n" + shlex.join(["tasklore", *sys.argv[1:]]) if again else ""
+        command = "\n" + command_given() if again else ""
         raise Interrupted(what + command) from None
 
 
@@ -213,6 +212,8 @@ def collect(
                 watch=watch,
             )
         except KeyboardInterrupt:
-            command = shlex.join(["tasklore", *sys.argv[1:]])
-            raise Interrupted(f"stopped, and whole data sets are remembered; to go on:\n{command}") from None
-    console.print(f"{added} of {len(datasets)} data sets were added; the others were in the store already.")
+            told = f"stopped, and whole data sets are remembered; to go on:\n{command_given()}"
+            raise Interrupted(told) from None
+    console.print(
+        f"{added} of {len(datasets)} data sets were added; the others are in the store, or erased from it."
+    )

@@ -353,13 +353,17 @@ def _experiments() -> "list[Experiment]":
 
 def _tell_savings(findings: "Findings", store: "ExperienceStore", console: Console) -> None:
     """Print what starting from a remembered prior saved, against the run that had to learn it."""
+    from ..errors import StoreError
     from ..experience import ModelRecord, RoundRecord, RunRecord
 
     spent = findings.outcome
     console.print(f"  took {spent.state.step} steps, {spent.seconds:.1f} s")
     steps, seconds, ancestor = 0, 0.0, findings.workspace.prior_id
     while ancestor is not None:  # a prior may itself have been learned from another one
-        model = store.get(ancestor)
+        try:
+            model = store.get(ancestor)
+        except StoreError:  # erased
+            return
         if not isinstance(model, ModelRecord):
             return
         rounds = store.find(RoundRecord, {"run_id": model.run_id})
@@ -378,7 +382,8 @@ def _tell_store(store: "ExperienceStore", console: Console) -> None:
     """Print what a store remembers now."""
     from ..experience import EvaluationRecord, ModelRecord, RunRecord, TaskRecord
 
-    kinds = {TaskRecord: "tasks", RunRecord: "runs", EvaluationRecord: "evaluations", ModelRecord: "priors"}
+    kinds = {TaskRecord: "tasks", RunRecord: "runs", EvaluationRecord: "evaluations"}
     counts = ", ".join(f"{len(store.find(kind))} {word}" for kind, word in kinds.items())
-    console.print(f"\nThe store now remembers {counts}: see `tasklore lore list`.")
+    priors = len(store.find(ModelRecord, {"kind": "prior"}))
+    console.print(f"\nThe store now remembers {counts}, {priors} priors: see `tasklore lore list`.")
     console.print("Run the demo again, and it starts from there.")

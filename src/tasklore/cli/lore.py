@@ -1,8 +1,9 @@
 """What is remembered: look at it, take it along, merge it, learn from it, check it, erase from it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,15 +36,15 @@ def list_(
             ]
             runs.add_row(
                 run.id[:12],
-                str(run.config.get("tasks", {}).get("name", "")),
+                _what(run.config),
                 str(run.config.get("learner", {}).get("name", "")),
                 str(len(opened.find(RoundRecord, {"run_id": run.run_id}))),
-                str(ended[-1]).split(":")[0] if ended else "not yet",
+                str(ended[-1]).split(":")[0] if ended else "not yet" if "learner" in run.config else "",
                 run.created_at[:16].replace("T", " "),
             )
             records[run.run_id] = run.id[:12]
         priors = Table("prior", "learner", "validation", "run", title="Priors, newest first")
-        for model in opened.find(ModelRecord, newest_first=True, limit=limit):
+        for model in opened.find(ModelRecord, {"kind": "prior"}, newest_first=True, limit=limit):
             score = f"{model.metrics.get('validation', float('nan')):.4g} {model.metrics.get('metric', '')}"
             priors.add_row(model.id[:12], model.learner, score, records.get(str(model.run_id), ""))
         where = opened.location
@@ -51,6 +52,14 @@ def list_(
     console.print(runs)
     console.print(priors)
     console.print(f"store: {where}; any id above can be given to `tasklore lore show`", soft_wrap=True)
+
+
+def _what(config: Mapping[str, Any]) -> str:
+    """Return what a run was about: its tasks, or a table, or a collection of tables."""
+    tasks: Any = config.get("tasks")
+    if tasks is not None:
+        return str(tasks.get("name", ""))
+    return str(config.get("face", "tables"))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Generator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..train import Around
     from .show import Display
 
-__all__ = ["conducted", "evaluate", "resumable", "run"]
+__all__ = ["command_given", "conducted", "evaluate", "resumable", "run"]
 
 Store = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -188,8 +189,12 @@ def resumable(what: str) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        command = shlex.join(["tasklore", *sys.argv[1:]])
-        raise Interrupted(f"stopped, and {what}\n{command}") from None
+        raise Interrupted(f"stopped, and {what}\n{command_given()}") from None
+
+
+def command_given() -> str:
+    """Return what was typed, but for passwords in addresses."""
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:PASSWORD@", shlex.join(["tasklore", *sys.argv[1:]]))
 
 
 def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> None:

@@ -80,15 +80,17 @@ class Prepared:
     @classmethod
     def of(cls, path: Path, target: str, task: Kind | None, test_size: float, seed: int) -> Self:
         """Read a table, its target, and draw the rows of the test."""
-        table = read_table(path)
+        table = read_table(path, target)
         wanted = read_target(table, target, task, path)
         rows: Any = table.drop(columns=target)[wanted.known]
         rows = rows.reset_index(drop=True)
         return cls(path.name, target, rows, wanted, *keep_aside(wanted, test_size, seed))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
     """Read a .csv (columns apart by comma, semicolon or tab; packed or not) or a .parquet.
+
+    Where ``target`` is text, "None" is one of its labels; elsewhere it is a gap.
 
     Raises
     ------
@@ -101,7 +103,7 @@ def read_table(path: Path) -> pd.DataFrame:
         found = "is a folder" if path.is_dir() else "does not exist"
         raise InvalidData(f"{path} {found}; give a .csv, a .csv.gz or a .parquet")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, target)
     except ImportError as error:
         raise MissingDependency(
             f"{path} needs pyarrow to be read: pip install pyarrow, or give a .csv"
@@ -114,18 +116,22 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, target: str | None) -> pd.DataFrame:
     header = [str(name) for name in pd.read_csv(path, nrows=0).columns]
     separator = ","
     if len(header) == 1:
         separator = next((mark for mark in (";", "\t") if mark in header[0]), ",")
     # All at once, as a column read in pieces may change its type on the way.
     table: Any = pd.read_csv(path, sep=separator, low_memory=False)
-    if separator == ",":
-        return table
-    other: Any = pd.read_csv(path, sep=separator, low_memory=False, decimal=",")
-    numbers, with_commas = (len(each.select_dtypes("number").columns) for each in (table, other))
-    return other if with_commas > numbers else table
+    if separator != ",":
+        other: Any = pd.read_csv(path, sep=separator, low_memory=False, decimal=",")
+        numbers, with_commas = (len(each.select_dtypes("number").columns) for each in (table, other))
+        table = other if with_commas > numbers else table
+    is_text = target in table.columns and not pd.api.types.is_numeric_dtype(table[target])
+    if is_text and table[target].isna().any():
+        literal: Any = pd.read_csv(path, sep=separator, usecols=[target], dtype=str, keep_default_na=False)
+        table.loc[literal[target].to_numpy() == "None", target] = "None"
+    return table
 
 
 def read_target(table: pd.DataFrame, name: str, task: Kind | None, path: Path) -> Target:

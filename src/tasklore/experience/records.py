@@ -22,6 +22,7 @@ from ..errors import InvalidData, UnknownName
 
 __all__ = [
     "ERASED",
+    "PURGED",
     "RECORD_TYPES",
     "EvaluationRecord",
     "EventRecord",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 ERASED = "erased"
+PURGED = "models"  # in a tombstone: the ids of those that went with what was erased
 """The event that marks a tombstone."""
 
 MAX_NAME = 200

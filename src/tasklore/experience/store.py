@@ -15,7 +15,16 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from ..errors import InvalidData, InvalidSetting, StoreError
 from . import exchange, similarity, verification
-from .records import ERASED, RECORD_TYPES, EventRecord, Record, TaskRecord, is_tombstone
+from .records import (
+    ERASED,
+    PURGED,
+    RECORD_TYPES,
+    EventRecord,
+    ModelRecord,
+    Record,
+    TaskRecord,
+    is_tombstone,
+)
 from .similarity import Neighbour
 
 __all__ = ["ExperienceStore", "Merged", "open_store", "user_folder"]
@@ -205,13 +214,9 @@ class ExperienceStore(abc.ABC):
                 f"record {record.id} is a tombstone; erasing it would bring back what was erased"
             )
         doomed = [other for other in self._survey()[0] if record.topic in other.topics]
-        self._write(
-            [
-                EventRecord(
-                    subject=record.topic, what=ERASED, detail={"kind": record.kind_name, "reason": reason}
-                )
-            ]
-        )
+        models = [other.id for other in doomed if isinstance(other, ModelRecord)]
+        detail = {"kind": record.kind_name, "reason": reason, PURGED: models}
+        self._write([EventRecord(subject=record.topic, what=ERASED, detail=detail)])
         return doomed
 
     def export(self, path: str | Path) -> int:

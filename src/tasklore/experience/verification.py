@@ -8,6 +8,7 @@ from pathlib import Path
 from ..artifacts import file_checksum
 from ..errors import DamagedArtifact
 from .records import (
+    PURGED,
     EvaluationRecord,
     EventRecord,
     ModelRecord,
@@ -28,7 +29,9 @@ def dangling_references(records: Iterable[Record]) -> list[str]:
     tasks = {record.fingerprint for record in records if isinstance(record, TaskRecord)}
     ids = {record.id for record in records}
     topics = ids | runs.keys() | tasks
-    erased = {record.subject for record in records if is_tombstone(record)}
+    tombstones = [record for record in records if is_tombstone(record)]
+    erased = {record.subject for record in tombstones}
+    erased |= {str(name) for record in tombstones for name in record.detail.get(PURGED, ())}
     faults = [
         f"run {run_id} has {count} records that contradict one another"
         for run_id, count in runs.items()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..contest import Contest, Standing
 from ..pages import check_installed, environment, write_page
+from ..placement import device_for
 from ..scores import Score
 from ..workspace import hardware, versions
 from .summary import N_STYLES, about, duration, short, written
@@ -115,5 +116,5 @@ def _facts(contest: Contest) -> dict[str, str]:
         "Meta-training": listed(settings["train"]),
         "Test": f"{contest.n_tasks} tasks, seed {contest.seed}",
         "Versions": listed(versions()),
-        "Hardware": listed(hardware()),
+        "Hardware": listed(hardware(device_for(contest.train.device).type)),
     }

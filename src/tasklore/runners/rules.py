@@ -20,6 +20,7 @@ Only the first process draws tasks, updates params and writes files; the others 
 
 import contextlib
 import dataclasses
+import datetime
 import os
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -147,7 +148,8 @@ def group() -> Generator[Group | None]:
         )
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo")
+    # The others wait while the first one fetches data, pre-trains or validates, which may take hours.
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
     try:
         if dist.get_rank() == 0:
             try:

@@ -257,6 +257,23 @@ class StoreContract:
         with pytest.raises(StoreError):
             store.erase(task.id, "twice")
 
+    def test_what_began_from_an_erased_prior_is_no_fault(
+        self, store: ExperienceStore, tmp_path: Path
+    ) -> None:
+        """A run may have started from a model that went with another run: here, and where it is merged."""
+        records = everything("run-1")
+        model = next(record for record in records if isinstance(record, ModelRecord))
+        later = RunRecord(run_id="run-2", config={}, seed=0, prior=model.id)
+        note = EventRecord(subject=model.id, what="unusable", detail={})
+        store.add_all([*records, later, note])
+        store.erase(records[1].id, "asked for")
+        assert store.find(RunRecord) == [later]
+        assert store.verify() == []
+        store.export(tmp_path / "all")
+        with MemoryStore() as peer:
+            peer.merge(tmp_path / "all")
+            assert peer.verify() == []
+
     def test_merging_is_a_union(self, store: ExperienceStore, tmp_path: Path) -> None:
         """Either way round, twice over, and back: no record is lost and none doubled."""
         rng = random.Random(20310507)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import queue
 import threading
+import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,14 @@ from ...artifacts import save_artifact
 from ...canonical import digest, dumps, plain
 from ...config import to_settings
 from ...errors import InvalidData, InvalidSetting
-from ...experience.records import EvaluationRecord, ModelRecord, RunRecord, TaskRecord
+from ...experience.records import (
+    ERASED,
+    EvaluationRecord,
+    EventRecord,
+    ModelRecord,
+    RunRecord,
+    TaskRecord,
+)
 from ...experience.store import ExperienceStore
 from ...runners.ray import Cluster
 from .descriptors import describe
@@ -235,13 +243,15 @@ def collect(
     """
     settings = settings or Collecting()
     known = {record.metrics.get("key") for record in store.find(ModelRecord, {"kind": "measurements"})}
+    erased = {event.subject for event in store.find(EventRecord, {"what": ERASED})}
     jobs = [Job.of(dataset, settings) for dataset in datasets]
-    jobs = [job for job in jobs if job.key not in known]
+    jobs = [job for job in jobs if job.key not in known and job.fingerprint not in erased]
+    run_id = f"collect-{uuid.uuid4()}"  # of this call: a run that was erased must not hide later ones
     n_workers = max(1, n_workers)
     results = _here(jobs, n_workers, watch) if cluster is None else _on(cluster, jobs, n_workers, watch)
     with contextlib.closing(results):
         for job, found in results:
-            _remember(job, found, store, artifacts)
+            _remember(job, found, store, artifacts, run_id)
     return len(jobs)
 
 
@@ -369,9 +379,8 @@ def _tried(
         yield found
 
 
-def _remember(job: Job, found: Found, store: ExperienceStore, artifacts: Path) -> None:
+def _remember(job: Job, found: Found, store: ExperienceStore, artifacts: Path, run_id: str) -> None:
     dataset, settings = job.dataset, job.settings
-    run_id = f"collect-{digest(dumps(plain(to_settings(settings))))[:16]}"
     path = f"{run_id}/{job.key}.safetensors"
     metadata: dict[str, Any] = {
         "dataset": {"name": dataset.name, "family": dataset.family, "kind": dataset.kind},
