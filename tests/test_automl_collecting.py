@@ -150,7 +150,7 @@ def test_several_stores_may_share_a_folder_of_artifacts(manifest: Path, tmp_path
     for name in ("a.db", "b.db"):
         with open_store(tmp_path / name) as store:
             assert store.verify(kept) == []
-            assert len(read_experience(store, kept)) == 1
+            assert len(read_experience(store, kept, "classification")) == 1
 
 
 def test_what_was_erased_is_not_collected_for_nothing(manifest: Path, tmp_path: Path) -> None:

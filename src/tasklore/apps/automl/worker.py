@@ -102,12 +102,25 @@ class Worker:
                     self._informed = True
                 pipe.send(_Try(candidate, random_state, give_up_above, keep_models))
                 if pipe.poll(max(0.0, min(seconds, until - time.monotonic()))):
-                    return pipe.recv()
+                    with self._killed_at(until):  # a forest of a gigabyte takes seconds to arrive
+                        return pipe.recv()
             fault = f"took longer than {seconds:.3g} s"
         except (EOFError, OSError):
-            fault = "its process ended, perhaps for lack of memory"
+            in_time = time.monotonic() < until
+            fault = "its process ended, perhaps for lack of memory" if in_time else "came too late"
         self.close()
         return Measurement(candidate.name, (), 0.0, 0.0, 0.0, np.empty((0, 0), np.float32), fault)
+
+    @contextmanager
+    def _killed_at(self, until: float) -> Generator[None]:
+        """End the process if the block has not ended at ``time.monotonic() == until``."""
+        timer = threading.Timer(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX), self.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def kill(self) -> None:
         """End the process from another thread than the one that waits for it, which then hears of it."""
