@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tasklore.errors import NumericalFailure
 from tasklore.evaluate import evaluate
 from tasklore.experience.records import RoundRecord
 from tasklore.experience.store import open_store
@@ -518,7 +519,12 @@ def main() -> None:
         if arguments.minutes is not None:
             chosen = [row.within(arguments.minutes) for row in chosen]
         if chosen:
-            results = [carry_out(row, arguments.folder, console) for row in chosen]
+            results: list[dict[str, Any]] = []
+            for row in chosen:
+                try:
+                    results.append(carry_out(row, arguments.folder, console))
+                except NumericalFailure as error:
+                    console.print(f"{row.table}-{row.learner} is lost: {error}")
             for row in (row for row in chosen if row.baselines):
                 results.append(carry_out_baselines(row, arguments.folder, console))
             console.print(table(name, results))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from torch import Tensor
 
 from tasklore.contest import Contest, Spectator, Standing, Trial, hold, ranked
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure, UnknownName
@@ -20,6 +21,7 @@ from tasklore.registry import learners, sources
 from tasklore.report.contest import headline, write_contest
 from tasklore.state import Prior
 from tasklore.train import TrainSettings
+from tasklore.types import Context, Episode, Params
 
 SETTINGS = TrainSettings(steps=3, n_tasks=2, n_validation=4, pretrain_steps=5, execution="vectorised")
 NAMES = ("prototypes", "maml")
@@ -234,11 +236,22 @@ class Lost(MAML):
     alternatives: ClassVar[tuple[dict[str, float], ...]] = ({"step_size": 1e30}, {"step_size": 1e31})
 
 
+@dataclass(frozen=True)
+class LateDiverging(MAML):
+    """Learns until it is told not to."""
+
+    alternatives: ClassVar[tuple[dict[str, float], ...]] = ({"step_size": 0.01}, {"step_size": 0.05})
+    lost: ClassVar[bool] = False
+
+    def objective(self, params: Params, episode: Episode, context: Context) -> Tensor:
+        return super().objective(params, episode, context) * (math.nan if self.lost else 1.0)
+
+
 @pytest.fixture
 def those_who_diverge() -> Iterator[None]:
     learners.names()  # the built-in ones come first
     with pytest.MonkeyPatch.context() as patch:
-        for name, kind in (("test-diverging", Diverging), ("test-lost", Lost)):
+        for name, kind in (("test-diverging", Diverging), ("test-lost", Lost), ("test-late", LateDiverging)):
             patch.setitem(learners._entries, name, kind)  # pyright: ignore[reportPrivateUsage]
         yield
 
@@ -255,6 +268,24 @@ def test_a_trial_that_is_lost_does_not_end_the_contest(tmp_path: Path) -> None:
     assert "lost: not finite" in write_contest(given, found, tmp_path / "report.html").read_text()
     with pytest.raises(NumericalFailure, match="no settings of test-lost worked"):
         held(given, tmp_path / "other", ("test-lost",))
+
+
+@pytest.mark.usefixtures("those_who_diverge")
+def test_who_diverges_after_the_trials_is_judged_by_the_best_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spoils(Notes):
+        def tried(self, method: str, trial: Trial) -> None:
+            super().tried(method, trial)
+            monkeypatch.setattr(LateDiverging, "lost", len(self.trials) == 2)
+
+    notes = Spoils()
+    found = held(contest("sinusoid", shots=(5,)), tmp_path, ("test-late",), notes)
+    assert [trial.score is None for trial in notes.trials] == [False, False, True]
+    standing = next(one for one in found if one.method == "test-late")
+    best = min(trial.score.mean for trial in standing.trials)
+    assert min(score.mean for _, score in standing.curve) == best
+    assert math.isfinite(standing.evaluations[5].score.mean)
 
 
 def test_shots_that_no_class_has_are_refused_at_once(tmp_path: Path) -> None:

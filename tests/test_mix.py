@@ -40,11 +40,24 @@ class ColourDigits(Collection):
         return Splits(source.only([0, 1, 2, 3]), source.only([4, 5, 6]), source.only([7, 8, 9]))
 
 
+@dataclass(frozen=True)
+class HalvedDigits(ColourDigits):
+    """The same, whose past tasks are of one half of the classes or of the other."""
+
+    n_ways: int = 2
+
+    def splits(self) -> Splits:
+        found = super().splits()
+        train = cast("FewShotSource", found.train)
+        return found._replace(train=MixedSource((train.only([0, 1]), train.only([2, 3]))))
+
+
 @pytest.fixture(autouse=True)
 def colour_digits() -> Iterator[None]:
     sources.names()  # the built-in ones come first
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sources._entries, "colour-digits", ColourDigits)  # pyright: ignore[reportPrivateUsage]
+        for name, kind in (("colour-digits", ColourDigits), ("halved-digits", HalvedDigits)):
+            patch.setitem(sources._entries, name, kind)  # pyright: ignore[reportPrivateUsage]
         yield
 
 
@@ -140,8 +153,9 @@ def test_every_method_is_judged_on_each_source(tmp_path: Path) -> None:
     assert table.row_count == len(methods)
 
 
-def test_images_of_all_parts_are_scaled_alike_and_a_prior_knows_how() -> None:
-    splits = Mix(("digits", "colour-digits"), n_ways=3, n_queries=4).splits()
+@pytest.mark.parametrize("other", ["colour-digits", "halved-digits"])
+def test_images_of_all_parts_are_scaled_alike_and_a_prior_knows_how(other: str) -> None:
+    splits = Mix(("digits", other), n_ways=2, n_queries=4).splits()
     scaling = splits.train.scaling
     assert scaling.to_dict() == splits.test.scaling.to_dict()
     assert float(scaling.x_std.item()) != 1.0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -126,6 +127,7 @@ BAD_SUPPORT = {
     "text": (np.full(X.shape, "a"), Y, "numbers are needed"),
     "a label missing": (X, np.array([*Y[:-1].tolist(), None], dtype=object), "1 of 15 labels are missing"),
     "a label is NaN": (X, np.array([*range(14), np.nan]), "1 of 15 labels are missing, the first in row 14"),
+    "a label is NA": (X, np.array([*range(14), pd.NA], dtype=object), "1 of 15 labels are missing"),
     "a scalar": (np.array(1.0), Y, "no examples"),
 }
 

@@ -23,7 +23,6 @@ from .experiment import Experiment, Trained, baselines, meta_train
 from .learners.base import Learner
 from .loop import Stop, Watch
 from .nets import MLP, Conv4, Net
-from .placement import device_for
 from .registry import learners, nets, sources
 from .scores import Score
 from .tasks.source import Collection, Splits
@@ -289,10 +288,13 @@ def _compete(
     options = _options(contest, learner)
     each = contest.minutes if len(options) == 1 else contest.minutes * contest.tuning / len(options)
 
-    def train(index: int, minutes: float) -> Trained:
+    def train(index: int, minutes: float, *, further: bool = True) -> Trained:
         changes, experiment = options[index]
         spectator.enters(method, in_words(changes), minutes)
-        experiment = dataclasses.replace(experiment, stop=Stop(minutes=minutes))
+        # A trial has at least one round, so that with this limit nothing more is learned.
+        experiment = dataclasses.replace(
+            experiment, stop=Stop(minutes=minutes) if further else Stop(rounds=1)
+        )
         place = folder / "runs" / f"{method}-{index}"
         return meta_train(experiment, splits, place, store, artifacts, watch=spectator)
 
@@ -320,7 +322,8 @@ def _compete(
     try:
         final = train(best, until)
     except NumericalFailure:  # what was best until then has been kept
-        final = train(best, trials[best].seconds / 60)
+        spectator.tried(method, Trial(options[best][0], None, 60 * until))
+        final = train(best, until, further=False)
     prior = f"{method}.safetensors"
     final.prior.save(folder / prior)
     rounds = sorted(store.find(RoundRecord, {"run_id": final.workspace.id}), key=lambda turn: turn.index)
@@ -422,8 +425,8 @@ def _claim(contest: Contest, folder: Path) -> None:
                 "choose another folder, or delete this one to start anew"
             )
     else:
-        about = {"format": FORMAT, "settings": settings, "versions": versions()}
-        about["hardware"] = hardware(device_for(contest.train.device).type)
+        machine = hardware(contest.train.device)
+        about = {"format": FORMAT, "settings": settings, "versions": versions(), "hardware": machine}
         write_json(marker, about)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Generator
 
 from .config import build, from_settings, read_toml, to_settings
-from .errors import InvalidData, InvalidSetting
+from .errors import InvalidSetting
 from .evaluate import Evaluation, evaluate
 from .experience.store import ExperienceStore
 from .learners.base import Learner
@@ -216,15 +216,11 @@ def baselines(
     """
     generator = Generator().manual_seed(settings.seed)
     chosen: dict[str, tuple[Learner, Params]] = {}
-    if (net := learner.backbone) is not None:
-        for name in ("scratch", "finetune"):
-            trained = learners.get(name)(net=net)
-            try:
-                anew = name == "scratch"
-                params = trained.init(spec, generator) if anew else pretrain(trained, past, settings, spec)
-            except (InvalidSetting, InvalidData):  # no output layer, or tasks that cannot be pooled
-                continue
-            chosen[name] = (trained, params)
+    if (net := learner.backbone) is not None and net.has_output_layer:
+        scratch, finetune = (learners.get(name)(net=net) for name in ("scratch", "finetune"))
+        chosen["scratch"] = scratch, scratch.init(spec, generator)
+        if past.can_be_pooled:
+            chosen["finetune"] = finetune, pretrain(finetune, past, settings, spec)
     shallow = (
         ("nearest-centroid", "logistic-regression")
         if spec.kind == "classification"

@@ -16,7 +16,7 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
 
     Until then it has a temporary name in the same folder (made if needed). It is on the disk before it is
     renamed, and the new name is on the disk when the block has ended: a crash or a power cut leaves the old
-    file or the new one.
+    file or the new one. A link stays, and what it leads to is replaced; a device or a pipe is written to.
 
     Raises
     ------

@@ -10,6 +10,7 @@ import abc
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,15 @@ SLOPE = 0.1  # of the leaky ReLU in residual blocks
 
 
 class Net(abc.ABC):
-    """A network without its weights."""
+    """A network without its weights.
+
+    Attributes
+    ----------
+    has_output_layer : bool
+        Whether it can have one, as learners need it that bring no head of their own.
+    """
+
+    has_output_layer: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
@@ -86,6 +95,8 @@ class Net(abc.ABC):
 @dataclass(frozen=True)
 class Identity(Net):
     """The flattened input itself: what a method does on raw data."""
+
+    has_output_layer: ClassVar[bool] = False
 
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
         if n_outputs is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Generator, Tensor
 
@@ -95,7 +96,8 @@ class Predictor:
             raise InvalidData(f"{len(examples)} examples came with {len(targets)} targets; give one for each")
         labels: tuple[str, ...] = ()
         if prior.spec.kind == "classification":
-            if missing := [place for place, label in enumerate(targets) if label is None or label != label]:
+            missing = np.flatnonzero(pd.isna(targets))
+            if len(missing):
                 raise InvalidData(
                     f"{len(missing)} of {len(targets)} labels are missing, the first in row {missing[0]}; "
                     "drop those examples or label them"

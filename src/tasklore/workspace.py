@@ -32,7 +32,7 @@ from .evaluate import Evaluation
 from .experience.records import EvaluationRecord, EventRecord, ModelRecord, RoundRecord, RunRecord, TaskRecord
 from .experience.store import ExperienceStore
 from .files import replacing
-from .placement import device_for
+from .placement import Device, device_for
 from .registry import learners
 from .state import MetaState, Prior, misfits
 from .tasks.source import TaskSource
@@ -50,13 +50,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def hardware(device: str = "cpu") -> dict[str, Any]:
-    """Return what a time depends on."""
+def hardware(device: Device = "cpu") -> dict[str, Any]:
+    """Return what a time depends on; ``device`` is a setting of meta-training."""
     return {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": device_for(device).type,
     }
 
 
@@ -147,7 +147,7 @@ class Workspace:
                     seed=self.trainer.settings.seed,
                     prior=self.prior_id,
                     versions=versions(),
-                    hardware=hardware(device_for(self.trainer.settings.device).type),
+                    hardware=hardware(self.trainer.settings.device),
                 ),
             ]
         )

@@ -56,9 +56,8 @@ def list_(
 
 def _what(config: Mapping[str, Any]) -> str:
     """Return what a run was about: its tasks, or a table, or a collection of tables."""
-    tasks: Any = config.get("tasks")
-    if tasks is not None:
-        return str(tasks.get("name", ""))
+    if "learner" in config:  # tasks that were given as arrays have no name
+        return str(config.get("tasks", {}).get("name", ""))
     return str(config.get("face", "tables"))
 
 

@@ -37,8 +37,10 @@ __all__ = [
 ]
 
 ERASED = "erased"
-PURGED = "models"  # in a tombstone: the ids of those that went with what was erased
 """The event that marks a tombstone."""
+
+PURGED = "models"
+"""Where a tombstone's detail names the models that went with what was erased, by their ids."""
 
 MAX_NAME = 200
 """How long an identifier may be, in characters."""

@@ -298,10 +298,10 @@ def _over_steps(findings: Findings, colour: str) -> Markup:
     alt = f"{unit} against inner gradient steps: " + ", ".join(
         f"{written(score)} after {n}" for n, score in zip(steps, scores, strict=True)
     )
-    within = 100 * min(abs(score.mean) for score in scores)  # else one that diverged hides the others
-    if not scores[0].higher_is_better:
-        kept = [place for place, score in enumerate(scores) if score.mean <= within]
-        steps, scores = [steps[place] for place in kept], [scores[place] for place in kept]
+    if not scores[0].higher_is_better:  # else one that diverged hides the others
+        most = 100 * min(score.mean for score in scores)
+        steps = [n for n, score in zip(steps, scores, strict=True) if score.mean <= most]
+        scores = [findings.over_steps[n].score for n in steps]
     with chart("steps", alt) as (axes, drawn):
         low, high = ([scale * score.interval[side] for score in scores] for side in (0, 1))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..contest import Contest, Standing
 from ..pages import check_installed, environment, write_page
-from ..placement import device_for
 from ..scores import Score
 from ..workspace import hardware, versions
 from .summary import N_STYLES, about, duration, short, written
@@ -116,5 +115,5 @@ def _facts(contest: Contest) -> dict[str, str]:
         "Meta-training": listed(settings["train"]),
         "Test": f"{contest.n_tasks} tasks, seed {contest.seed}",
         "Versions": listed(versions()),
-        "Hardware": listed(hardware(device_for(contest.train.device).type)),
+        "Hardware": listed(hardware(contest.train.device)),
     }

@@ -129,16 +129,30 @@ def _alike(source: TaskSource, shape: tuple[int, ...], known: dict[int, Examples
     return dataclasses.replace(source, examples=known[id(old)])
 
 
+def _parts(source: TaskSource) -> list[TaskSource]:
+    """Return what a source is mixed of, or itself."""
+    return (
+        [each for part in source.parts for each in _parts(part)]
+        if isinstance(source, MixedSource)
+        else [source]
+    )
+
+
 def _common_scale(sources: Sequence[TaskSource]) -> tuple[float, float] | None:
     """Return one mean and standard deviation for images of several sources; None if some are none."""
     moments: list[tuple[float, float]] = []
     for source in sources:
-        if not isinstance(source, FewShotSource) or source.examples.x.ndim != 4:
-            return None
-        labels = sorted({label for label, _ in source.variants})
-        rows = np.concatenate([source.examples.members[label] for label in labels])
-        some = source.examples.x[torch.from_numpy(rows[:: -(-len(rows) // AT_ONCE)])].to(torch.float64)
-        moments.append((float(some.mean()), float(some.var())))
+        seen: list[Tensor] = []
+        for part in _parts(source):
+            if not isinstance(part, FewShotSource) or part.examples.x.ndim != 4:
+                return None
+            labels = sorted({label for label, _ in part.variants})
+            rows = np.concatenate([part.examples.members[label] for label in labels])
+            seen.append(
+                part.examples.x[torch.from_numpy(rows[:: -(-len(rows) // AT_ONCE)])].to(torch.float64)
+            )
+        values = torch.cat(seen)
+        moments.append((float(values.mean()), float(values.var())))
     mean = sum(mean for mean, _ in moments) / len(moments)
     variance = sum(variance + (each - mean) ** 2 for each, variance in moments) / len(moments)
     return mean, math.sqrt(variance)
@@ -148,6 +162,9 @@ def _scaled_alike(
     source: TaskSource, scale: tuple[float, float] | None, known: dict[int, Examples]
 ) -> TaskSource:
     """Return a source whose images are scaled by these numbers, as those of a new task will be."""
+    if isinstance(source, MixedSource):
+        parts = tuple(_scaled_alike(part, scale, known) for part in source.parts)
+        return dataclasses.replace(source, parts=parts)
     if scale is None or not isinstance(source, FewShotSource):
         return source
     old, (mean, std) = source.examples, scale

@@ -112,6 +112,14 @@ class TaskSource(abc.ABC):
             )
         return self.spec
 
+    @property
+    def can_be_pooled(self) -> bool:
+        """Whether there is a :attr:`pool_spec`."""
+        try:
+            return bool(self.pool_spec.n_outputs)
+        except InvalidData:
+            return False
+
     def pool(self, rng: np.random.Generator, n: int) -> Batch:
         """Draw at least ``n`` examples of all tasks as one problem, for plain pre-training."""
         drawn: list[Batch] = []

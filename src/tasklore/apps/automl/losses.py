@@ -85,7 +85,10 @@ class Metric:
 
     def loss(self, y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None = None) -> float:
         """Return the score, or its negative: less is better."""
-        score = self.score(y, outputs, weights)
+        return self.as_loss(self.score(y, outputs, weights))
+
+    def as_loss(self, score: float) -> float:
+        """Turn a score round where more is better."""
         return -score if self.larger_is_better else score
 
 

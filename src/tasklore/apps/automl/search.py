@@ -359,9 +359,7 @@ class _Search:
         """Return what orders trials as the choice of a blend does."""
         if not trial.whole:
             return math.inf
-        if self.metric.is_default:
-            return trial.measured.loss
-        return -trial.score if self.metric.larger_is_better else trial.score
+        return trial.measured.loss if self.metric.is_default else self.metric.as_loss(trial.score)
 
     def _judged(
         self, level: int, predictions: np.ndarray
@@ -544,6 +542,7 @@ class _Search:
             n_nearest=N_NEAREST,
             random_state=self.budget.random_state,
         )
+        # With heavy tails the choice is not by quite the loss that decided which models were kept.
         there = np.array([bool(trial.measured.models) for trial in whole])
         weights = weights * there if weights[there].any() else there / there.sum()
         weights[weights < LEAST_WEIGHT] = 0.0

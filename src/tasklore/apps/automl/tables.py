@@ -267,8 +267,6 @@ def _read(name: str, raw: Values) -> Column:
 
 def _day_first(raw: Values) -> bool:
     """Whether dates written as text have the day before the month; in doubt, those with points have."""
-    if raw.dtype.kind == "M" or isinstance(raw.dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
-        return False
     known = raw.dropna()
     some = known.iloc[:: max(1, len(known) // COUNTED)]
     found = [match for value in some if (match := SHORT_DATE.match(str(value)))]
