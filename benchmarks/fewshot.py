@@ -213,7 +213,8 @@ ROWS: tuple[Row, ...] = (
             *((name, {"inner_steps": 1, "step_size": 0.01}) for name in ("maml", "fomaml")),
             ("reptile", {"inner_steps": 5, "step_size": 0.01}),
             *((name, {"inner_steps": 1, "step_size": 0.01}) for name in ("anil", "boil", "meta-sgd")),
-            *((name, {}) for name in ("maml-plus-plus", "cavia", "imaml", "ridge-head")),
+            ("imaml", {"inner_optimizer": "adam", "step_size": 0.03}),
+            *((name, {}) for name in ("maml-plus-plus", "cavia", "ridge-head")),
         )
     ),
     *(

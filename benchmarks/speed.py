@@ -16,6 +16,7 @@ long as the last column says.
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasklore.execution import fastest, memory_kept
+from tasklore.execution import HEAVY, Plan, choose, memory_kept
 from tasklore.learners.gradient import MAML
 from tasklore.metagrad import rule_for
 from tasklore.nets import MLP, Conv4, ResNet12
@@ -145,15 +146,15 @@ def meta_step(library: str, name: str, dtype: torch.dtype = torch.float32) -> Me
         context = Context(spec, torch.arange(n_tasks), training=True)
         if library == "tasklore":  # as execution="auto" does at the first step
 
-            def seconds(tasks_at_once: int, threads: int) -> float:
-                rule = rule_for(learner, tasks_at_once, threads=threads)
-                rule(learner, params, episodes, context)
-                started = time.perf_counter()
-                rule(learner, params, episodes, context)
-                return time.perf_counter() - started
+            def run(plan: Plan, n: int = n_tasks) -> None:
+                some = tree_map(lambda leaf: leaf[:n], (episodes, context.key))
+                planned = rule_for(learner, plan.tasks_at_once, threads=plan.threads)
+                planned(learner, params, some[0], dataclasses.replace(context, key=some[1]))
 
-            at_once, threads = fastest(n_tasks, torch.get_num_threads(), seconds)
-            rule = rule_for(learner, at_once, threads=threads)
+            plan = choose(
+                n_tasks, "auto", run, lambda plan: run(plan, 2), heavy=HEAVY, threads=torch.get_num_threads()
+            )
+            rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads)
         else:
             rule = rule_for(learner, n_tasks, compiled=True)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tasklore.derivatives import recomputed, slopes
 from tasklore.errors import InvalidSetting
 from tasklore.execution import Plan, choose, held_bytes, memory_kept
 from tasklore.learners.base import Learner
@@ -16,7 +17,6 @@ from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, ImplicitMAML,
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.metagrad import MetaGradient, rule_for
 from tasklore.nets import MLP, Conv4
-from tasklore.recompute import recomputed
 from tasklore.state import MetaState
 from tasklore.tasks.source import TaskSource
 from tasklore.tasks.synthetic import SinusoidSource
@@ -137,6 +137,43 @@ def test_what_is_chosen_is_said() -> None:
     plan = choose(3, "vectorised", tried.append, tried.append)
     assert plan == Plan(3, 1, False, "3 tasks at once, as execution = 'vectorised' asks")
     assert choose(3, "loop", tried.append, tried.append).tasks_at_once == 1
+
+
+def test_tasks_that_hold_much_are_not_tried_several_at_once() -> None:
+    tried: list[Plan] = []
+
+    def run(plan: Plan) -> None:
+        tried.append(plan)
+        torch.zeros(1000)
+
+    plan = choose(16, "auto", run, run, heavy=3999)
+    assert {one.tasks_at_once for one in tried} == {1}
+    assert "one task holds 0.00381 MiB, too much for several at once to pay" in plan.why
+    choose(16, "auto", run, run, heavy=4000)
+    assert {one.tasks_at_once for one in tried} > {1}
+
+
+@pytest.mark.parametrize("watched", ["x", "other", "nothing"])
+def test_slopes_off_the_tape_are_those_of_the_transform(watched: str) -> None:
+    x, other = torch.randn(3), torch.randn(3)
+    for tensor in (tensor for name, tensor in (("x", x), ("other", other)) if name == watched):
+        tensor.requires_grad_()
+
+    def function(at: dict[str, Tensor], other: Tensor) -> Tensor:
+        return (at["x"] ** 3 * other).sum() + (x**2).sum()  # what it encloses of the same tensor is apart
+
+    found = slopes(function, {"x": x, "unused": x}, other)
+    torch.testing.assert_close(found["x"], 3 * x**2 * other)
+    assert found["unused"].tolist() == [0.0] * 3
+    assert found["x"].requires_grad is (watched != "nothing")
+    if watched == "nothing":
+        return
+    (bent,) = torch.autograd.grad(found["x"].sum(), x if watched == "x" else other)
+    torch.testing.assert_close(bent, 6 * x * other if watched == "x" else 3 * x**2)
+    constant = slopes(function, {"x": x}, other, again=False)["x"]
+    assert not constant.requires_grad
+    rows = torch.func.vmap(lambda row: slopes(function, {"x": row}, other)["x"])(torch.eye(3))
+    torch.testing.assert_close(rows, 3 * torch.eye(3) * other)
 
 
 def test_what_is_computed_again_can_be_vectorised_and_differentiated() -> None:

@@ -319,7 +319,7 @@ def test_the_meta_gradient_of_step_sizes_for_each_layer_and_step(kind: type[MAML
     weights = [w for name, w in leaves.items() if not name.startswith("rate/")]
     first, last = leaves["rate/layer0.*"], leaves["rate/layer1.*"]
     for step in range(2):
-        rates = [first[step], first[step], last[step], last[step]]
+        rates = [0.3 * size for size in (first[step], first[step], last[step], last[step])]
         weights = step_down(weights, rates, support, second_order=kind is MAML)
     loss = F.cross_entropy(two_layers(weights, query.x), query.y)
     expected = torch.autograd.grad(loss, list(leaves.values()))
@@ -410,6 +410,7 @@ def test_maml_plus_plus_weighs_the_loss_after_each_step(
     learner = MAMLPlusPlus(
         MLP((5,)),
         inner_steps=3,
+        step_size=0.5,
         multi_step_loss_steps=100,
         first_order_steps=0 if second_order else 1000,
     )
@@ -422,7 +423,7 @@ def test_maml_plus_plus_weighs_the_loss_after_each_step(
     weights = [w for name, w in leaves.items() if not name.startswith("rate/")]
     total = torch.zeros((), dtype=DOUBLE)
     for i in range(3):
-        first, last = leaves["rate/layer0.*"][i], leaves["rate/layer1.*"][i]
+        first, last = 0.5 * leaves["rate/layer0.*"][i], 0.5 * leaves["rate/layer1.*"][i]
         weights = step_down(weights, [first, first, last, last], support, second_order)
         total = total + shares[i] * F.cross_entropy(two_layers(weights, query.x), query.y)
     expected = torch.autograd.grad(total, list(leaves.values()))

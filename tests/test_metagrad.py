@@ -1,5 +1,6 @@
 """Meta-gradients against references written by hand, without torch.func and without Tasklore."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -174,6 +175,23 @@ def test_the_implicit_rule_needs_a_pull() -> None:
         )
     with pytest.raises(InvalidSetting, match="penalty must be positive"):
         ImplicitMAML(penalty=0.0)
+
+
+def test_an_inner_adam_reaches_the_same_minimum_and_does_not_diverge() -> None:
+    spec = TaskSpec("regression", (3,), 1)
+    learner = ImplicitMAML(MLP((4,)), inner_steps=300, step_size=0.1, penalty=5.0)
+    params = start_of(learner, spec)
+    adam = dataclasses.replace(learner, inner_steps=2000, step_size=0.01, inner_optimizer="adam")
+    support = Batch(*(part[0] for part in episodes(torch.float64).support))
+    here = Context(spec, torch.tensor(0), training=True)
+    expected, found = (one.adapt(params, support, here) for one in (learner, adam))
+    for name in params:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-4)
+    steep = Batch(100 * support.x, support.y, support.mask)
+    assert not all(w.isfinite().all() for w in learner.adapt(params, steep, here).values())
+    assert all(w.isfinite().all() for w in adam.adapt(params, steep, here).values())
+    with pytest.raises(InvalidSetting, match="inner_optimizer is 'lion'"):
+        ImplicitMAML(inner_optimizer="lion")
 
 
 def solved(diagonal: list[float], wanted: list[float], n_steps: int) -> list[float]:

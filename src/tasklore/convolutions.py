@@ -78,8 +78,9 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         mean = torch.mv(x.mean((2, 3), dtype=share.dtype).T, share)  # (c,)
-        squares = torch.linalg.vector_norm(x - mean.view(-1, 1, 1), dim=(2, 3)) ** 2  # (n, c)
-        return mean, torch.mv(squares.T, share) / x[0, 0].numel()
+        centred = x - mean.view(-1, 1, 1)
+        squares = (centred * centred).mean((2, 3), dtype=share.dtype)  # (n, c)
+        return mean, torch.mv(squares.T, share)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

@@ -25,6 +25,11 @@ ABOUT_AS_FAST = 1.1
 
 MIB = 2**20
 
+HEAVY = 32 * MIB
+"""Bytes. Of what holds more, one task at a time is as fast on a CPU: its operations are long, so that there
+is little to gain from sharing what each of them costs anyway, and several tasks fall out of the caches."""
+FIRST_STACK = 4  # tasks; of fewer, vectorising costs more than it saves
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 LARGEST_KEPT = 32 * MIB  # the most that glibc takes from what it keeps; larger blocks are mapped anew
 
@@ -60,6 +65,7 @@ def choose(
     alone: Callable[[Plan], object],
     *,
     vectorises: bool = True,
+    heavy: int | None = None,
     threads: int = 1,
     memory_limit: int | None = None,
 ) -> Plan:
@@ -73,9 +79,11 @@ def choose(
     run : callable (plan)
         Runs a meta-step.
     alone : callable (plan)
-        Runs it in this thread, whatever other places ``run`` uses.
+        Runs two tasks of it in this thread, whatever other places ``run`` uses.
     vectorises : bool
         Whether several tasks can run at once in a thread.
+    heavy : int, optional
+        Bytes that a task may hold so that several at once are tried; by default any number.
     threads : int
         Most parts that may run at the same time, each on a core of its own.
     memory_limit : int, optional
@@ -105,6 +113,12 @@ def choose(
         tried.append(f"{taken:.3g} s with {at_once}" + (f" in each of {parts} threads" if parts > 1 else ""))
         return taken
 
+    if (
+        heavy is not None
+        and vectorises
+        and (held := held_bytes(lambda: alone(Plan(recompute=recompute)))) > heavy
+    ):
+        most, limits = 1, f"; one task holds {_mib(held)}, too much for several at once to pay{limits}"
     at_once, parts = fastest(most, min(threads, fit), seconds)
     at_once = max(1, min(at_once, fit // parts))
     chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
@@ -132,14 +146,15 @@ def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> 
 
 
 def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
-    """Return how many of ``n_tasks`` tasks to run at once in a thread, and in how many threads.
+    """Return how many tasks to run at once in a thread, and in how many threads.
 
     Memory grows with both, so each enlargement is tried only while the last one paid: threads first, which
-    gain most for what they hold where a task has work for a core, then twice as many tasks at once.
+    gain most for what they hold where a task has work for a core, then more tasks at once.
 
     Parameters
     ----------
     n_tasks : int
+        Most that may run at once.
     threads : int
         Most parts that may run at the same time, each on a core of its own.
     seconds : callable (tasks at once, threads)
@@ -157,12 +172,15 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
 
     if threads > 1:
         pays(1, threads)
-    most = -(-n_tasks // parts)
-    while size < most and pays(min(2 * size, most), parts):
+
+    def larger() -> int:
+        return min(max(FIRST_STACK, 2 * size), -(-n_tasks // parts))
+
+    while larger() > size and pays(larger(), parts):
         pass
     if parts < threads and size > 1:  # small tasks give a core enough to do only when they are stacked
         pays(min(size, -(-n_tasks // threads)), threads)
-    elif parts > 1 and size * parts >= n_tasks:  # all at once as it is: perhaps one thread does as well
+    elif parts > 1 and 1 < n_tasks <= size * parts:  # all at once as it is: perhaps one thread does as well
         pays(n_tasks, 1)
     return size, parts
 

@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 
 from .errors import InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
-from .execution import Execution, Plan, choose, memory_kept
+from .execution import HEAVY, Execution, Plan, choose, memory_kept
 from .learners.base import Learner
-from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
+from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, parts_of, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
 from .placement import Device, Precision, computes_bfloat16, device_for, in_precision, placed
 from .scores import Score
@@ -289,17 +289,23 @@ def _planned(
 ) -> Plan:
     """Choose how to run the steps, by measuring this very one."""
 
-    def run(plan: Plan, around: Around | None = around) -> None:
+    def run(plan: Plan) -> None:
         step(learner, dataclasses.replace(state, plan=plan), spec, episodes, keys, settings, around)
 
+    def alone(plan: Plan) -> None:
+        two, their_keys = next(parts_of(episodes, keys, -(-settings.n_tasks // 2)))
+        step(learner, dataclasses.replace(state, plan=plan), spec, two, their_keys, settings)
+
+    on_cpu = state.device.type == "cpu"
     plan = choose(
         settings.n_tasks,
         settings.execution,
         run,
-        lambda plan: run(plan, None),
+        alone,
         vectorises=learner.tags.vectorises,
+        heavy=HEAVY if on_cpu else None,
         # Others have one core each, and a CUDA device needs no more than one.
-        threads=1 if around or state.device.type != "cpu" else min(torch.get_num_threads(), settings.n_tasks),
+        threads=min(torch.get_num_threads(), settings.n_tasks) if on_cpu and not around else 1,
         memory_limit=settings.memory_limit,
     )
     if settings.precision == "bfloat16" and not computes_bfloat16(state.device):

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Generator, Tensor
 
+from ..derivatives import recomputed, slopes
 from ..errors import InvalidSetting
 from ..nets import MLP, Net
 from ..optimizers import SGD, Adam, Optimizer
-from ..recompute import recomputed
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import (
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 RATE = "rate/"
-"""What the names of learned step sizes begin with."""
+"""What the names of learned factors on the step size begin with."""
 
 StepSizes: TypeAlias = Literal["none", "one", "per-layer", "per-layer-and-step", "per-parameter"]
 """Which step sizes are meta-learned, see :class:`RatedLearner`."""
@@ -121,7 +121,7 @@ class GradientLearner(Learner):
         return weights
 
     def scaled(self, gradient: Params, params: Params, step: int) -> Params:
-        """Return the gradient times the learned step sizes, where there are any."""
+        """Return the gradient times the learned factors, where there are any."""
         return gradient
 
     def differentiates(self, context: Context) -> bool:
@@ -189,11 +189,13 @@ class GradientLearner(Learner):
         steps: range,
     ) -> tuple[Params, Params]:
         moving, state = here
-        slopes = torch.func.grad(lambda moving, shared: self.support_loss(shared | moving, support, context))
+
+        def loss(moving: Params, shared: Params, support: Batch) -> Tensor:
+            return self.support_loss(shared | moving, support, context)
+
+        again = self.differentiates(context)
         for step in steps:
-            gradient: Params = slopes(moving, self.weights_at(params, step))
-            if not self.differentiates(context):
-                gradient = {name: g.detach() for name, g in gradient.items()}
+            gradient = slopes(loss, moving, self.weights_at(params, step), support, again=again)
             if self.pull:
                 gradient = {
                     name: g + self.pull * (moving[name] - start[name]) for name, g in gradient.items()
@@ -221,13 +223,15 @@ class GradientLearner(Learner):
 class RatedLearner(GradientLearner):
     """Gradient steps whose sizes may be meta-learned along with the start.
 
-    An inner step is ``w − α ∘ ∇L_support(w)``. Where ``α`` is learned it is a parameter like any other, its
-    sign included: one number, one for each layer, one for each layer and inner step, or one for each weight.
+    An inner step is ``w − α f ∘ ∇L_support(w)``. The factors ``f`` on the step size are 1, or parameters like
+    any other, which start at 1, their signs included: one number, one for each layer, one for each layer and
+    inner step, or one for each weight. An outer step thus changes a small step size little: learned as it is,
+    one of 0.01 would change by half of itself in a step of an outer Adam at 0.005, and soon be noise.
 
     Parameters
     ----------
     net, inner_steps, step_size, test_steps, transductive
-        See :class:`GradientLearner`; learned step sizes start at ``step_size``.
+        See :class:`GradientLearner`.
     learned_step_sizes : {"none", "one", "per-layer", "per-layer-and-step", "per-parameter"}
         Further steps on a new task than were learned take the last step's sizes.
 
@@ -249,34 +253,34 @@ class RatedLearner(GradientLearner):
 
     @property
     def inner(self) -> Optimizer:
-        return SGD(self.step_size if self.learned_step_sizes == "none" else 1.0)
+        return SGD(self.step_size)
 
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         weights = super().init(spec, generator)
-        return weights | self.first_rates(self.moving(weights))
+        return weights | self.first_factors(self.moving(weights))
 
-    def first_rates(self, moving: Params) -> Params:
-        """Return the step sizes to start meta-learning from, none where they are not learned."""
-        rates: Params = {}
+    def first_factors(self, moving: Params) -> Params:
+        """Return the factors on the step size to start from, none where they are not learned."""
+        factors: Params = {}
         for name, w in moving.items() if self.learned_step_sizes != "none" else ():
             size: tuple[int, ...] = ()
             if self.learned_step_sizes == "per-parameter":
                 size = tuple(w.shape)
             elif self.learned_step_sizes == "per-layer-and-step":
                 size = (max(1, self.inner_steps),)
-            rates[self._rate_of(name)] = torch.full(size, self.step_size)
-        return rates
+            factors[self._factor_of(name)] = torch.ones(size)
+        return factors
 
     def scaled(self, gradient: Params, params: Params, step: int) -> Params:
         if self.learned_step_sizes == "none":
             return gradient
-        rates = {name: params[self._rate_of(name)] for name in gradient}
+        factors = {name: params[self._factor_of(name)] for name in gradient}
         if self.learned_step_sizes == "per-layer-and-step":
-            rates = {name: rate[min(step, len(rate) - 1)] for name, rate in rates.items()}
-        return {name: rates[name] * g for name, g in gradient.items()}
+            factors = {name: each[min(step, len(each) - 1)] for name, each in factors.items()}
+        return {name: factors[name] * g for name, g in gradient.items()}
 
-    def _rate_of(self, name: str) -> str:
-        """Return the name of the step size of a tensor."""
+    def _factor_of(self, name: str) -> str:
+        """Return the name of the factor of a tensor."""
         if self.learned_step_sizes == "one":
             return RATE + "*"
         if self.learned_step_sizes == "per-parameter":
@@ -356,7 +360,8 @@ class BOIL(MAML):
 class MetaSGD(MAML):
     """MAML that meta-learns a step size for every weight, its sign included.
 
-    The inner step is ``w − α ∘ ∇L_support(w)`` with ``α`` as large as ``w``; both are meta-learned.
+    The inner step is ``w − α ∘ ∇L_support(w)`` with ``α`` as large as ``w``; both are meta-learned, ``α`` as
+    factors on ``step_size``, see :class:`RatedLearner`.
 
     Parameters
     ----------
@@ -389,6 +394,10 @@ class ImplicitMAML(GradientLearner):
         See :class:`GradientLearner`.
     penalty : float
         λ: the larger, the nearer a task stays to the start.
+    inner_optimizer : {"sgd", "adam"}
+        The meta-gradient does not see whether the way to the minimum is too steep for the step size. Where
+        the loss has no bound on its curvature, as in regression, Adam's steps, which have one on their
+        length, keep it from diverging.
 
     References
     ----------
@@ -405,15 +414,17 @@ class ImplicitMAML(GradientLearner):
     inner_steps: int = 16
     step_size: float = 0.05
     penalty: float = 1.0
+    inner_optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_optimizer(self.inner_optimizer)
         if not self.penalty > 0:
             raise InvalidSetting(f"penalty must be positive, got {self.penalty}")
 
     @property
     def inner(self) -> Optimizer:
-        return SGD(self.step_size)
+        return SGD(self.step_size) if self.inner_optimizer == "sgd" else Adam(self.step_size)
 
     @property
     def pull(self) -> float:
@@ -473,9 +484,13 @@ class Reptile(GradientLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_optimizer not in ("adam", "sgd"):
-            raise InvalidSetting(f"inner_optimizer is {self.inner_optimizer!r}; use 'adam' or 'sgd'")
+        _check_optimizer(self.inner_optimizer)
 
     @property
     def inner(self) -> Optimizer:
         return SGD(self.step_size) if self.inner_optimizer == "sgd" else Adam(self.step_size, beta1=0.0)
+
+
+def _check_optimizer(name: str) -> None:
+    if name not in ("adam", "sgd"):
+        raise InvalidSetting(f"inner_optimizer is {name!r}; use 'adam' or 'sgd'")

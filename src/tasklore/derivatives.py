@@ -1,15 +1,66 @@
-"""Keep what goes into a function, not what it computes, and compute that again when differentiating."""
+"""Gradients that are differentiated themselves, and results that are computed again for it, not kept."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-__all__ = ["recomputed"]
+from .types import Params
+
+__all__ = ["recomputed", "slopes"]
 
 Tree = TypeVar("Tree")
+
+
+def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool = True) -> Params:
+    """Return the gradient of ``function(at, *given)`` with respect to ``at``.
+
+    Inside ``torch.func``'s transforms it is one of them. Elsewhere it is taken from the tape, which spends a
+    third of the time on each small operation.
+
+    Parameters
+    ----------
+    function : callable -> Tensor, shape ()
+        Pure, and depending on no tensors but those given.
+    at : Params
+        Where.
+    given : pytrees of tensors
+        What else it is called with.
+    again : bool
+        Whether the gradient may be differentiated with respect to ``at`` and ``given``; else it is constant.
+
+    Returns
+    -------
+    Params
+        As ``at``; zero where the function does not depend on a tensor.
+
+    Examples
+    --------
+    >>> x = torch.tensor(3.0, requires_grad=True)
+    >>> slope = slopes(lambda at: at["x"] ** 3, {"x": x})["x"]
+    >>> slope.item(), torch.autograd.grad(slope, x)[0].item()
+    (27.0, 18.0)
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # pyright: ignore
+        found: Params = torch.func.grad(function)(at, *given)
+        return found if again else {name: slope.detach() for name, slope in found.items()}
+    leaves: list[Any] = tree_leaves((at, given))
+    watched = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
+    again = again and torch.is_grad_enabled() and watched
+    with torch.enable_grad():
+        # A view is a tensor of its own: what else the function makes of the same tensor is no part of this.
+        here = {
+            name: tensor.view_as(tensor)
+            if again and tensor.requires_grad
+            else tensor.detach().requires_grad_()
+            for name, tensor in at.items()
+        }
+        each = torch.autograd.grad(
+            function(here, *given), list(here.values()), create_graph=again, materialize_grads=True
+        )
+    return dict(zip(here, each, strict=True))
 
 
 def recomputed(function: Callable[..., Tree], *given: Any) -> Tree:
