@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasklore.execution import HEAVY, Plan, choose, memory_kept
+from tasklore.execution import Plan, choose, memory_kept
 from tasklore.learners.gradient import MAML
 from tasklore.metagrad import rule_for
 from tasklore.nets import MLP, Conv4, ResNet12
@@ -152,7 +152,7 @@ def meta_step(library: str, name: str, dtype: torch.dtype = torch.float32) -> Me
                 planned(learner, params, some[0], dataclasses.replace(context, key=some[1]))
 
             plan = choose(
-                n_tasks, "auto", run, lambda plan: run(plan, 2), heavy=HEAVY, threads=torch.get_num_threads()
+                n_tasks, "auto", run, run, task=lambda: run(Plan(), 1), threads=torch.get_num_threads()
             )
             rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads)
         else:

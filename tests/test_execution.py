@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tasklore.derivatives import recomputed, slopes
 from tasklore.errors import InvalidSetting
-from tasklore.execution import Plan, choose, held_bytes, memory_kept
+from tasklore.execution import HEAVY, Plan, choose, held_bytes, memory_kept
 from tasklore.learners.base import Learner
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
@@ -146,33 +146,48 @@ def test_tasks_that_hold_much_are_not_tried_several_at_once() -> None:
         tried.append(plan)
         torch.zeros(1000)
 
-    plan = choose(16, "auto", run, run, heavy=3999)
+    plan = choose(16, "auto", run, run, task=lambda: torch.zeros(HEAVY // 4 + 1))
     assert {one.tasks_at_once for one in tried} == {1}
-    assert "one task holds 0.00381 MiB, too much for several at once to pay" in plan.why
-    choose(16, "auto", run, run, heavy=4000)
+    assert "one task holds 32 MiB, too much for several at once to pay" in plan.why
+    choose(16, "auto", run, run, task=lambda: torch.zeros(HEAVY // 4))
     assert {one.tasks_at_once for one in tried} > {1}
 
 
+def test_what_a_task_holds_is_measured_before_the_first_step() -> None:
+    source = SinusoidSource(n_shots=60_000, n_queries=60_000)
+    (state,) = fit(MAML(MLP((40, 40))), source, TrainSettings(steps=1, n_tasks=2, n_validation=2))
+    assert state.plan is not None
+    assert "too much for several at once to pay" in state.plan.why
+    (state,) = fit(MAML(MLP((2000,))), SinusoidSource(), TrainSettings(steps=1, n_tasks=2, n_validation=2))
+    assert state.plan is not None
+    assert "with 2" in state.plan.why
+
+
 @pytest.mark.parametrize("watched", ["x", "other", "nothing"])
-def test_slopes_off_the_tape_are_those_of_the_transform(watched: str) -> None:
+def test_slopes_from_the_tape_are_those_of_the_transform(watched: str) -> None:
     x, other = torch.randn(3), torch.randn(3)
     for tensor in (tensor for name, tensor in (("x", x), ("other", other)) if name == watched):
         tensor.requires_grad_()
 
-    def function(at: dict[str, Tensor], other: Tensor) -> Tensor:
-        return (at["x"] ** 3 * other).sum() + (x**2).sum()  # what it encloses of the same tensor is apart
+    def function(at: dict[str, Tensor], other: Tensor, same: Tensor) -> Tensor:
+        return (at["x"] ** 3 * other).sum() + (same**2).sum()
 
-    found = slopes(function, {"x": x, "unused": x}, other)
+    at = {"x": x, "unused": x}
+    found = slopes(function, at, other, x)
     torch.testing.assert_close(found["x"], 3 * x**2 * other)
+    torch.testing.assert_close(found, torch.func.grad(function)(at, other, x))
+    assert slopes(lambda at: torch.ones(()), at)["x"].tolist() == [0.0] * 3
+    assert slopes(lambda at: torch.ones(()), {}) == {}
     assert found["unused"].tolist() == [0.0] * 3
     assert found["x"].requires_grad is (watched != "nothing")
     if watched == "nothing":
         return
     (bent,) = torch.autograd.grad(found["x"].sum(), x if watched == "x" else other)
     torch.testing.assert_close(bent, 6 * x * other if watched == "x" else 3 * x**2)
-    constant = slopes(function, {"x": x}, other, again=False)["x"]
+    constant = slopes(function, at, other, x, again=False)["x"]
     assert not constant.requires_grad
-    rows = torch.func.vmap(lambda row: slopes(function, {"x": row}, other)["x"])(torch.eye(3))
+    torch.testing.assert_close(constant, found["x"].detach())
+    rows = torch.func.vmap(lambda row: slopes(function, {"x": row}, other, row)["x"])(torch.eye(3))
     torch.testing.assert_close(rows, 3 * torch.eye(3) * other)
 
 

@@ -284,15 +284,15 @@ def test_learned_step_sizes_start_as_the_given_one(chosen: StepSizes) -> None:
     learned = dataclasses.replace(plain, learned_step_sizes=chosen)
     support = batch()
     params = start(learned)
-    rates = {name: tuple(w.shape) for name, w in params.items() if name.startswith("rate/")}
+    rates = {name: tuple(w.shape) for name, w in params.items() if name.startswith("factor/")}
     assert (
         rates
         == {
             "none": {},
-            "one": {"rate/*": ()},
-            "per-layer": {"rate/layer0.*": (), "rate/layer1.*": ()},
-            "per-layer-and-step": {"rate/layer0.*": (3,), "rate/layer1.*": (3,)},
-            "per-parameter": {"rate/" + name: tuple(w.shape) for name, w in start(plain).items()},
+            "one": {"factor/*": ()},
+            "per-layer": {"factor/layer0.*": (), "factor/layer1.*": ()},
+            "per-layer-and-step": {"factor/layer0.*": (3,), "factor/layer1.*": (3,)},
+            "per-parameter": {"factor/" + name: tuple(w.shape) for name, w in start(plain).items()},
         }[chosen]
     )
     one, other = plain.adapt(start(plain), support, context()), learned.adapt(params, support, context())
@@ -304,7 +304,7 @@ def test_learned_step_sizes_start_as_the_given_one(chosen: StepSizes) -> None:
 def test_meta_sgd_is_maml_with_a_learned_step_size_for_each_parameter() -> None:
     one, other = MetaSGD(MLP((5,))), MAML(MLP((5,)), learned_step_sizes="per-parameter")
     assert list(start(one)) == list(start(other))
-    assert list(start(ANIL(MLP((5,)), learned_step_sizes="per-layer")))[-1] == "rate/layer1.*"
+    assert list(start(ANIL(MLP((5,)), learned_step_sizes="per-layer")))[-1] == "factor/layer1.*"
 
 
 @pytest.mark.parametrize("kind", [MAML, FirstOrderMAML])
@@ -312,12 +312,12 @@ def test_the_meta_gradient_of_step_sizes_for_each_layer_and_step(kind: type[MAML
     learner = kind(MLP((5,)), inner_steps=2, step_size=0.3, learned_step_sizes="per-layer-and-step")
     support, query = batch(), batch(4)
     params = start(learner) | {
-        "rate/layer0.*": torch.tensor([0.1, 0.2], dtype=DOUBLE),
-        "rate/layer1.*": torch.tensor([0.3, -0.4], dtype=DOUBLE),
+        "factor/layer0.*": torch.tensor([0.1, 0.2], dtype=DOUBLE),
+        "factor/layer1.*": torch.tensor([0.3, -0.4], dtype=DOUBLE),
     }
     leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
-    weights = [w for name, w in leaves.items() if not name.startswith("rate/")]
-    first, last = leaves["rate/layer0.*"], leaves["rate/layer1.*"]
+    weights = [w for name, w in leaves.items() if not name.startswith("factor/")]
+    first, last = leaves["factor/layer0.*"], leaves["factor/layer1.*"]
     for step in range(2):
         rates = [0.3 * size for size in (first[step], first[step], last[step], last[step])]
         weights = step_down(weights, rates, support, second_order=kind is MAML)
@@ -337,7 +337,7 @@ def backprop(learner: Learner, params: Params, support: Batch, query: Batch, ste
 def test_more_steps_than_were_learned_take_the_last_sizes() -> None:
     learner = MAML(MLP((5,)), inner_steps=2, test_steps=3, learned_step_sizes="per-layer-and-step")
     params, support = start(learner), batch()
-    rates = {"rate/layer0.*": torch.tensor([0.1, 0.2]), "rate/layer1.*": torch.tensor([0.3, 0.4])}
+    rates = {"factor/layer0.*": torch.tensor([0.1, 0.2]), "factor/layer1.*": torch.tensor([0.3, 0.4])}
     longer = {name: torch.cat([rate, rate[1:]]) for name, rate in rates.items()}
     new = dataclasses.replace(context(), training=False)
     found = learner.adapt(params | rates, support, new)
@@ -416,14 +416,14 @@ def test_maml_plus_plus_weighs_the_loss_after_each_step(
     )
     support, query = batch(), batch(4)
     params = start(learner) | {
-        "rate/layer0.*": torch.tensor([0.1, 0.2, 0.5], dtype=DOUBLE),
-        "rate/layer1.*": torch.tensor([0.3, 0.4, 0.6], dtype=DOUBLE),
+        "factor/layer0.*": torch.tensor([0.1, 0.2, 0.5], dtype=DOUBLE),
+        "factor/layer1.*": torch.tensor([0.3, 0.4, 0.6], dtype=DOUBLE),
     }
     leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
-    weights = [w for name, w in leaves.items() if not name.startswith("rate/")]
+    weights = [w for name, w in leaves.items() if not name.startswith("factor/")]
     total = torch.zeros((), dtype=DOUBLE)
     for i in range(3):
-        first, last = 0.5 * leaves["rate/layer0.*"][i], 0.5 * leaves["rate/layer1.*"][i]
+        first, last = 0.5 * leaves["factor/layer0.*"][i], 0.5 * leaves["factor/layer1.*"][i]
         weights = step_down(weights, [first, first, last, last], support, second_order)
         total = total + shares[i] * F.cross_entropy(two_layers(weights, query.x), query.y)
     expected = torch.autograd.grad(total, list(leaves.values()))

@@ -173,7 +173,7 @@ def test_meta_sgd_starts_as_maml_and_learns_its_rates() -> None:
     one, other = plain.adapt(weights, support, context), learned.adapt(params, support, context)
     assert one.keys() == other.keys(), "step sizes are not part of what was adapted"
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
-    halted = params | {"rate/layer0.weight": torch.zeros_like(params["rate/layer0.weight"])}
+    halted = params | {"factor/layer0.weight": torch.zeros_like(params["factor/layer0.weight"])}
     assert torch.equal(learned.adapt(halted, support, context)["layer0.weight"], params["layer0.weight"])
 
 

@@ -15,7 +15,7 @@ from tasklore.errors import DownloadError, InvalidData, InvalidSetting, MissingD
 from tasklore.functional import called
 from tasklore.learners.base import Learner
 from tasklore.learners.closed_form import RidgeHead
-from tasklore.learners.gradient import MAML
+from tasklore.learners.gradient import BOIL, MAML
 from tasklore.learners.metric import Prototypes
 from tasklore.metagrad import rule_for
 from tasklore.modules import HuggingFace, ModuleNet, PretrainedModule, Timm
@@ -76,8 +76,9 @@ def test_a_module_that_is_not_frozen_is_a_start() -> None:
         RidgeHead(PretrainedModule(build=module)),
         MAML(PretrainedModule(frozen=False, build=module), inner_steps=2),
         MAML(PretrainedModule(build=module), inner_steps=2),  # adapts its output layer
+        BOIL(PretrainedModule(build=module), inner_steps=2),  # adapts nothing
     ],
-    ids=["prototypes", "ridge-head, frozen", "maml", "maml, frozen"],
+    ids=["prototypes", "ridge-head, frozen", "maml", "maml, frozen", "boil, frozen"],
 )
 def test_learners_take_them(learner: Learner, tasks_at_once: int) -> None:
     source = toy_source(learner) if not isinstance(learner, MAML) else toy_source(Prototypes())

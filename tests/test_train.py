@@ -122,7 +122,7 @@ def test_the_least_memory_is_taken_of_what_is_about_as_fast(
         return seconds[tasks_at_once.bit_length() - 1] * (halved if threads == 2 else 1.0)
 
     assert fastest(16, 2, taken) == chosen
-    assert max(size * threads for size, threads in tried) <= max(4, 2 * chosen[0]) * max(1, chosen[1])
+    assert max(size * threads for size, threads in tried) <= max(4, 2 * chosen[0]) * chosen[1]
     assert fastest(16, 1, taken) == ((16, 1) if chosen == (8, 2) else (chosen[0], 1))
 
 
@@ -293,4 +293,8 @@ def test_a_remembered_prior_of_another_shape_is_not_started_from(tmp_path: Path,
 
         assert started(MAML(MLP((6,))), "random", "first") == "random"
         assert started(MAML(MLP((6,))), "prior", "again") == "prior"
-        assert started(MAML(MLP((6,)), learned_step_sizes="per-layer"), "prior", "other") == "random"
+        rated = MAML(MLP((6,)), learned_step_sizes="per-layer")
+        assert started(rated, "prior", "other") == "random"
+        assert started(rated, "prior", "rated") == "prior"
+        larger = dataclasses.replace(rated, step_size=0.4)  # what was learned are factors on it
+        assert started(larger, "prior", "larger") == "random"

@@ -43,7 +43,9 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
     >>> slope.item(), torch.autograd.grad(slope, x)[0].item()
     (27.0, 18.0)
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # pyright: ignore
+    # torch's own functions ask in the same way, in 2.8 to 2.13.
+    transformed = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
+    if torch.compiler.is_compiling() or transformed():
         found: Params = torch.func.grad(function)(at, *given)
         return found if again else {name: slope.detach() for name, slope in found.items()}
     leaves: list[Any] = tree_leaves((at, given))
@@ -57,9 +59,10 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
             else tensor.detach().requires_grad_()
             for name, tensor in at.items()
         }
-        each = torch.autograd.grad(
-            function(here, *given), list(here.values()), create_graph=again, materialize_grads=True
-        )
+        value = function(here, *given)
+        if not here or not value.requires_grad:  # the tape has nothing to say
+            return {name: torch.zeros_like(tensor) for name, tensor in here.items()}
+        each = torch.autograd.grad(value, list(here.values()), create_graph=again, materialize_grads=True)
     return dict(zip(here, each, strict=True))
 
 

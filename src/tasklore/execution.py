@@ -28,6 +28,7 @@ MIB = 2**20
 HEAVY = 32 * MIB
 """Bytes. Of what holds more, one task at a time is as fast on a CPU: its operations are long, so that there
 is little to gain from sharing what each of them costs anyway, and several tasks fall out of the caches."""
+
 FIRST_STACK = 4  # tasks; of fewer, vectorising costs more than it saves
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
@@ -65,7 +66,7 @@ def choose(
     alone: Callable[[Plan], object],
     *,
     vectorises: bool = True,
-    heavy: int | None = None,
+    task: Callable[[], object] | None = None,
     threads: int = 1,
     memory_limit: int | None = None,
 ) -> Plan:
@@ -79,11 +80,11 @@ def choose(
     run : callable (plan)
         Runs a meta-step.
     alone : callable (plan)
-        Runs two tasks of it in this thread, whatever other places ``run`` uses.
+        Runs it in this thread, whatever other places ``run`` uses.
+    task : callable, optional
+        Runs one task of it; where that holds more than ``HEAVY``, several at once are not tried.
     vectorises : bool
         Whether several tasks can run at once in a thread.
-    heavy : int, optional
-        Bytes that a task may hold so that several at once are tried; by default any number.
     threads : int
         Most parts that may run at the same time, each on a core of its own.
     memory_limit : int, optional
@@ -104,7 +105,11 @@ def choose(
         return Plan(at_once, 1, recompute, f"{_tasks(at_once)} at once{asked}{limits}")
     tried: list[str] = []
 
+    def within(at_once: int, parts: int) -> int:
+        return at_once if memory_limit is None else max(1, min(at_once, fit // parts))
+
     def seconds(at_once: int, parts: int) -> float:
+        at_once = within(at_once, parts)
         plan = Plan(at_once, parts, recompute)
         run(plan)  # the first run pays for warming up
         started = time.perf_counter()
@@ -113,14 +118,11 @@ def choose(
         tried.append(f"{taken:.3g} s with {at_once}" + (f" in each of {parts} threads" if parts > 1 else ""))
         return taken
 
-    if (
-        heavy is not None
-        and vectorises
-        and (held := held_bytes(lambda: alone(Plan(recompute=recompute)))) > heavy
-    ):
-        most, limits = 1, f"; one task holds {_mib(held)}, too much for several at once to pay{limits}"
+    if task is not None and most > 1 and (held := held_bytes(task)) > HEAVY:
+        most = 1
+        limits = f"; one task holds {_mib(held)}, too much for several at once to pay{limits}"
     at_once, parts = fastest(most, min(threads, fit), seconds)
-    at_once = max(1, min(at_once, fit // parts))
+    at_once = within(at_once, parts)
     chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
     return Plan(at_once, parts, recompute, f"{chosen}: a step took {', '.join(tried)}{limits}")
 

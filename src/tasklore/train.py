@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_map
 
 from .errors import InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
-from .execution import HEAVY, Execution, Plan, choose, memory_kept
+from .execution import Execution, Plan, choose, memory_kept
 from .learners.base import Learner
-from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, parts_of, predict_tasks, rule_for
+from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
 from .placement import Device, Precision, computes_bfloat16, device_for, in_precision, placed
 from .scores import Score
@@ -184,13 +185,7 @@ def step(
     NumericalFailure
         A loss or the meta-gradient is not finite; the message names the tasks.
     """
-    plan = state.plan or Plan()
-    learner = in_precision(learner, settings.precision)
-    episodes, keys = placed((episodes, keys), state.device)
-    context = Context(spec, keys, state.step, training=True, recompute=plan.recompute)
-    compiled = settings.execution == "compiled"
-    rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads, compiled=compiled)
-    found = (around(rule) if around else rule)(learner, state.params, episodes, context)
+    found = _direction(learner, state, spec, episodes, keys, settings, around)
     gradient = {name: total / found.weight for name, total in found.total.items()}
     # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
     norms = [gradient[name].norm() for name in sorted(gradient)]
@@ -209,6 +204,25 @@ def step(
     return dataclasses.replace(
         state, params=params, moments=moments, average=average, step=state.step + 1, losses=losses
     )
+
+
+def _direction(
+    learner: Learner,
+    state: MetaState,
+    spec: TaskSpec,
+    episodes: Episode,
+    keys: Tensor,
+    settings: TrainSettings,
+    around: Around | None = None,
+) -> MetaGradient:
+    """Return the direction of a step, summed over tasks."""
+    plan = state.plan or Plan()
+    learner = in_precision(learner, settings.precision)
+    episodes, keys = placed((episodes, keys), state.device)
+    context = Context(spec, keys, state.step, training=True, recompute=plan.recompute)
+    compiled = settings.execution == "compiled"
+    rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads, compiled=compiled)
+    return (around(rule) if around else rule)(learner, state.params, episodes, context)
 
 
 def _failure(found: MetaGradient, step: int, settings: TrainSettings) -> NumericalFailure:
@@ -293,8 +307,11 @@ def _planned(
         step(learner, dataclasses.replace(state, plan=plan), spec, episodes, keys, settings, around)
 
     def alone(plan: Plan) -> None:
-        two, their_keys = next(parts_of(episodes, keys, -(-settings.n_tasks // 2)))
-        step(learner, dataclasses.replace(state, plan=plan), spec, two, their_keys, settings)
+        step(learner, dataclasses.replace(state, plan=plan), spec, episodes, keys, settings)
+
+    def task() -> None:
+        one, key = tree_map(lambda tensor: tensor[:1], (episodes, keys))
+        _direction(learner, dataclasses.replace(state, plan=Plan()), spec, one, key, settings)
 
     on_cpu = state.device.type == "cpu"
     plan = choose(
@@ -303,7 +320,7 @@ def _planned(
         run,
         alone,
         vectorises=learner.tags.vectorises,
-        heavy=HEAVY if on_cpu else None,
+        task=task if on_cpu else None,
         # Others have one core each, and a CUDA device needs no more than one.
         threads=min(torch.get_num_threads(), settings.n_tasks) if on_cpu and not around else 1,
         memory_limit=settings.memory_limit,

@@ -276,14 +276,14 @@ class Workspace:
         }
 
     def _fit_key(self) -> str:
-        """Name what a prior must agree in: how the net is built and the shape of the tasks."""
+        """Name what a prior must agree in: the net, the shape of the tasks, what params are relative to."""
         net = self.trainer.learner.backbone
         settings = {
             "learner": learners.name_of(type(self.trainer.learner)),
             "net": None if net is None else to_settings(net),
             "spec": self.trainer.spec.to_dict(),
         }
-        return digest(dumps(plain(settings)))
+        return digest(dumps(plain(settings | self.trainer.learner.relative_to)))
 
     def _find_prior(self) -> ModelRecord | None:
         """Return the best intact prior from these very tasks, else from the most similar ones."""

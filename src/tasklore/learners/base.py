@@ -80,6 +80,11 @@ class Learner(abc.ABC):
     """Whether queries influence each other's predictions; a field where there is a choice."""
 
     @property
+    def relative_to(self) -> dict[str, float]:
+        """Settings that params mean something only together with; a prior must agree in them."""
+        return {}
+
+    @property
     def backbone(self) -> Net | None:
         """The network that plain pre-training can give a start to, if there is one."""
         return None

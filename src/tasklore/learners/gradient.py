@@ -39,7 +39,7 @@ __all__ = [
     "StepSizes",
 ]
 
-RATE = "rate/"
+FACTOR = "factor/"
 """What the names of learned factors on the step size begin with."""
 
 StepSizes: TypeAlias = Literal["none", "one", "per-layer", "per-layer-and-step", "per-parameter"]
@@ -114,7 +114,7 @@ class GradientLearner(Learner):
 
     def weights_at(self, params: Params, step: int) -> Params:
         """Return the tensors to compute with at an inner step, without what only guides the steps."""
-        return {name: tensor for name, tensor in params.items() if not name.startswith(RATE)}
+        return {name: tensor for name, tensor in params.items() if not name.startswith(FACTOR)}
 
     def net_weights(self, weights: Params) -> Params:
         """Return what the net is applied with, given the shared tensors and those that moved."""
@@ -252,6 +252,10 @@ class RatedLearner(GradientLearner):
             )
 
     @property
+    def relative_to(self) -> dict[str, float]:
+        return {} if self.learned_step_sizes == "none" else {"step_size": self.step_size}
+
+    @property
     def inner(self) -> Optimizer:
         return SGD(self.step_size)
 
@@ -282,10 +286,10 @@ class RatedLearner(GradientLearner):
     def _factor_of(self, name: str) -> str:
         """Return the name of the factor of a tensor."""
         if self.learned_step_sizes == "one":
-            return RATE + "*"
+            return FACTOR + "*"
         if self.learned_step_sizes == "per-parameter":
-            return RATE + name
-        return f"{RATE}{name.rpartition('.')[0] or name}.*"
+            return FACTOR + name
+        return f"{FACTOR}{name.rpartition('.')[0] or name}.*"
 
 
 @learners.register("maml")
