@@ -17,8 +17,8 @@ Tree = TypeVar("Tree")
 def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool = True) -> Params:
     """Return the gradient of ``function(at, *given)`` with respect to ``at``.
 
-    Inside ``torch.func``'s transforms it is one of them. Elsewhere it is taken from the tape, which spends a
-    third of the time on each small operation.
+    Inside ``torch.func``'s transforms it is one of them. Elsewhere it is taken from the tape, which spends
+    less time on each small operation.
 
     Parameters
     ----------

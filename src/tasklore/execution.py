@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import InvalidSetting
 
-__all__ = ["Execution", "Plan", "choose", "fastest", "held_bytes", "memory_kept"]
+__all__ = ["HEAVY", "Execution", "Plan", "choose", "fastest", "held_bytes", "memory_kept"]
 
 ABOUT_AS_FAST = 1.1
 """Up to this factor a step counts as about as fast as another."""
