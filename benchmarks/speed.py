@@ -254,6 +254,9 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
             begun = time.perf_counter()
             step()
             times.append(time.perf_counter() - begun)
+    peak = resource.getrusage(
+        resource.RUSAGE_SELF
+    ).ru_maxrss  # before operations are counted, which takes some
     flops = 0
     if library == "tasklore":
         with FlopCounterMode(display=False) as counter:
@@ -262,7 +265,6 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
                 learner, params, episodes, Context(spec, torch.arange(N_TASKS[name]), training=True)
             )
         flops = counter.get_total_flops()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {"seconds": statistics.median(times), "memory": (peak - base) / 1024, "flops": flops}
     print(json.dumps(found | {"first": first}))
 

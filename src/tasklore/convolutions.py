@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .derivatives import transformed
+
 __all__ = ["convolved", "moments", "pooled", "scaled"]
 
 SMALL_PATCH = 32  # values under a window up to which their covariance is cheap
@@ -105,23 +107,30 @@ def pooled(x: Tensor) -> Tensor:
 
 
 class _Pooled(torch.autograd.Function):
-    """torch's own pooling, whose second derivative fails in ``vmap`` where channels lie side by side."""
+    """torch's own pooling, which keeps less and can be differentiated twice wherever it is used.
+
+    Of its input, which is the largest tensor of a network, torch's keeps all and needs only size and layout;
+    places have eight bytes there. Its second derivative fails in ``vmap`` where channels lie side by side.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return F.max_pool2d_with_indices(x, (2, 2))
+        largest, places = F.max_pool2d_with_indices(x, (2, 2))
+        fit = x.shape[-2] * x.shape[-1] <= torch.iinfo(torch.int16).max
+        return largest, places.to(torch.int16 if fit else torch.int32)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_backward(output[1])
+        ctx.size, ctx.channels_last = inputs[0].shape[2:], inputs[0].stride(1) == 1
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         spread: Any = _Spread.apply
-        return spread(slopes[0], *ctx.saved_tensors)
+        return spread(slopes[0], *ctx.saved_tensors, ctx.size, ctx.channels_last)
 
 
 class _Spread(torch.autograd.Function):
@@ -130,18 +139,27 @@ class _Spread(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(slope: Tensor, x: Tensor, places: Tensor) -> Tensor:
+    def forward(slope: Tensor, places: Tensor, size: torch.Size, channels_last: bool) -> Tensor:
+        n, c = slope.shape[:2]
+        x = (
+            slope.new_empty(n, *size, c).permute(0, 3, 1, 2)
+            if channels_last
+            else slope.new_empty(n, c, *size)
+        )
+        given = slope, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places.long()
         back: Any = torch.ops.aten.max_pool2d_with_indices_backward
-        return back(slope, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+        if transformed():
+            return back(*given)
+        return back.grad_input(*given, grad_input=x)  # as only size and layout of x are asked for
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
-        ctx.save_for_backward(inputs[2])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         (places,) = ctx.saved_tensors
-        return slopes[0].flatten(2).gather(2, places.flatten(2)).view(places.shape), None, None
+        return slopes[0].flatten(2).gather(2, places.flatten(2).long()).view(places.shape), None, None, None
 
 
 def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

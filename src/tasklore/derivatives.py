@@ -9,9 +9,15 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .types import Params
 
-__all__ = ["recomputed", "slopes"]
+__all__ = ["recomputed", "slopes", "transformed"]
 
 Tree = TypeVar("Tree")
+
+
+def transformed() -> bool:
+    """Return whether one of ``torch.func``'s transforms is at work: ``vmap``, ``grad``, ..."""
+    # torch's own functions ask in the same way, in 2.8 to 2.13.
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
 
 
 def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool = True) -> Params:
@@ -43,8 +49,6 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
     >>> slope.item(), torch.autograd.grad(slope, x)[0].item()
     (27.0, 18.0)
     """
-    # torch's own functions ask in the same way, in 2.8 to 2.13.
-    transformed = torch._C._are_functorch_transforms_active  # pyright: ignore[reportPrivateUsage]
     if torch.compiler.is_compiling() or transformed():
         found: Params = torch.func.grad(function)(at, *given)
         return found if again else {name: slope.detach() for name, slope in found.items()}

@@ -111,6 +111,7 @@ def choose(
     def seconds(at_once: int, parts: int) -> float:
         at_once = within(at_once, parts)
         plan = Plan(at_once, parts, recompute)
+        _give_back()  # what another way to run needed
         run(plan)  # the first run pays for warming up
         started = time.perf_counter()
         run(plan)
@@ -194,10 +195,8 @@ def memory_kept() -> Generator[None]:
     Left to itself, glibc returns a large block to the system when it is freed and maps it anew, page by page,
     when the next meta-step needs one of the same size. Without glibc nothing happens.
     """
-    library = ctypes.CDLL(None)
-    try:
-        set_option, give_back = library.mallopt, library.malloc_trim
-    except AttributeError:
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
         yield
         return
     set_option(MMAP_THRESHOLD, LARGEST_KEPT)
@@ -206,6 +205,13 @@ def memory_kept() -> Generator[None]:
         yield
     finally:
         set_option(TRIM_THRESHOLD, 2 * LARGEST_KEPT)  # where glibc's own adjustment would end
+        _give_back()
+
+
+def _give_back() -> None:
+    """Have the C library return to the system what has been freed."""
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if give_back is not None:
         give_back(0)
 
 

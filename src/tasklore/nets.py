@@ -306,7 +306,8 @@ class ResNet12(Net):
             shortcut = layer(f"block{i}.shortcut", x)
             for j in range(3):
                 x = layer(f"block{i}.conv{j}", x)
-                x = F.leaky_relu(x if j < 2 else x + shortcut, SLOPE)
+                # In place: the slope of a leaky ReLU shows in its results, so what goes in need not be kept.
+                x = F.leaky_relu(x if j < 2 else x + shortcut, SLOPE, inplace=True)
             x = pooled(x) if min(x.shape[-2:]) >= 2 else x
         return with_head(x.mean((2, 3)), params), used
 
