@@ -26,7 +26,7 @@ from tasklore.errors import NumericalFailure
 from tasklore.evaluate import evaluate
 from tasklore.experience.records import RoundRecord
 from tasklore.experience.store import open_store
-from tasklore.experiment import Experiment, Findings, baselines, conduct
+from tasklore.experiment import Experiment, Findings, baselines, conduct, tuned
 from tasklore.loop import Watch
 from tasklore.scores import Score
 from tasklore.tasks.few_shot import FewShotSource
@@ -397,7 +397,10 @@ def summary(row: Row, found: Findings) -> dict[str, Any]:
 
 
 def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, Any]:
-    """Score the baselines of a table once, with the backbone and the settings of one of its rows."""
+    """Score the baselines of a table once, with the backbone of one of its rows.
+
+    Their settings are chosen on validation tasks, for each number of shots.
+    """
     out = folder / f"{row.table}-baselines.json"
     if out.exists():
         return json.loads(out.read_text())
@@ -408,9 +411,11 @@ def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, A
     for shots in experiment.test.shots:
         for method in row.baselines:
             learner, params = chosen[method]
+            validation, n_validation = splits.validation.with_shots(shots), experiment.train.n_validation
+            settings, best, tried = tuned(learner, params, splits.test.spec, validation, n_validation)
             console.print(f"{row.table}: {method}, {shots} shots")
             found = evaluate(
-                learner,
+                best,
                 params,
                 splits.test.with_shots(shots),
                 method=method,
@@ -418,7 +423,14 @@ def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, A
                 n_tasks=experiment.test.n_tasks,
             )
             lines.append(
-                {"method": method, "shots": shots, "seconds": found.seconds, **score_of(found.score)}
+                {
+                    "method": method,
+                    "shots": shots,
+                    "settings": dict(settings),
+                    "tried": [(dict(changes), score_of(each.score)) for changes, each in tried],
+                    "seconds": found.seconds,
+                    **score_of(found.score),
+                }
             )
     result = {"table": row.table, "learner": "baselines", "published": "", "lines": lines}
     out.write_text(json.dumps(result | {"versions": versions(), "hardware": hardware()}, indent=1))

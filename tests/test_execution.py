@@ -121,6 +121,24 @@ def test_where_one_task_does_not_fit_its_steps_are_computed_again(tmp_path: Path
         list(fit(learner, SinusoidSource(n_shots=2000), TrainSettings(steps=1, n_tasks=2, memory_limit=1)))
 
 
+def test_each_thread_holds_what_is_shared_as_well() -> None:
+    """60 MiB for a thread with one task, and 30 for each further one."""
+
+    def holding(plan: Plan) -> object:
+        return torch.zeros((60 + 30 * (plan.tasks_at_once - 1)) * MIB // 4)
+
+    for limit, threads in ((100, 1), (119, 1), (120, 2), (200, 2)):
+        seen: list[Plan] = []
+
+        def run(plan: Plan, seen: list[Plan] = seen) -> None:
+            seen.append(plan)
+
+        choose(16, "auto", run, holding, threads=2, memory_limit=limit)
+        assert max(plan.threads for plan in seen) == threads
+        for plan in seen:
+            assert plan.threads * (60 + 30 * (plan.tasks_at_once - 1)) <= limit
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limits_that_make_no_sense_are_refused(limit: int) -> None:
     with pytest.raises(InvalidSetting, match="at least 1 MiB"):

@@ -53,6 +53,27 @@ def test_a_frozen_module_gives_its_own_features_and_has_no_params() -> None:
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize("build", [lambda: Recurrent(nn.GRU(4, 5, batch_first=True)), lambda: Tied()])
+def test_what_is_frozen_can_be_vectorised_in_any_precision(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    module = build()
+    learner = RidgeHead(PretrainedModule(build=lambda: module))
+    spec = TaskSpec("classification", (6, 4), 3)
+    params = learner.init(spec, Generator().manual_seed(0))
+    found = [
+        rule_for(learner, at_once)(
+            learner,
+            {name: w.to(dtype) for name, w in params.items()},
+            sequences(3, dtype),
+            Context(spec, torch.arange(3), training=True),
+        ).losses.double()
+        for at_once in (1, 3)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    for losses in found[1:]:
+        torch.testing.assert_close(losses, found[0], rtol=1e-3, atol=1e-4)
+
+
 def test_a_module_that_is_not_frozen_is_a_start() -> None:
     net, x = PretrainedModule(frozen=False, build=module), images(5)
     params = net.init((1, 3, 4), 3, Generator().manual_seed(0))
@@ -279,7 +300,6 @@ def test_second_order_without_surprises(kind: str) -> None:
             *("body.first.bias", "body.first.weight", "body.second.bias"),
             *("head.bias", "head.weight"),
         ]
-        torch.set_default_dtype(dtype)  # for what is frozen
     try:
         episodes, context = sequences(3, dtype), Context(spec, torch.arange(3), training=True)
         plain = rule_for(learner, 1)(learner, params, episodes, context)
@@ -340,6 +360,17 @@ def test_rows_that_belong_to_no_example_cannot_be_normalised() -> None:
         called(first, {}, Inputs(torch.randn(9, 3, 4), torch.ones(9)))
 
 
+class Randomly(nn.Module):
+    """A module that calls a function."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
 @pytest.mark.parametrize(
     ("module", "cure"),
     [
@@ -348,12 +379,19 @@ def test_rows_that_belong_to_no_example_cannot_be_normalised() -> None:
         (nn.GRU(4, 5, 2, dropout=0.2), "drops 20 %"),
         (nn.LSTM(4, 5, proj_size=2), r"put an nn\.Linear behind it"),
         (nn.Sequential(nn.BatchNorm1d(6)), "track_running_stats=False"),
+        (Randomly(lambda x: F.dropout(x, 0.5)), "calls dropout, which draws at random"),
+        (nn.Sequential(nn.RReLU()), "calls rrelu, which draws"),
     ],
-    ids=["dropout", "attention", "gru", "projection", "running statistics"],
+    ids=["dropout", "attention", "gru", "projection", "running statistics", "function", "slopes"],
 )
 def test_what_cannot_work_is_refused_with_the_cure(module: nn.Module, cure: str) -> None:
     with pytest.raises(InvalidSetting, match=cure):
         ModuleNet(lambda _: module).init((6, 4), 3, Generator())
+
+
+def test_a_function_that_is_told_not_to_draw_is_fine() -> None:
+    calm = Randomly(lambda x: F.dropout(F.rrelu(x), 0.5, training=False) + F.dropout(x, 0.0))
+    assert ModuleNet(lambda _: calm).init((6, 4), None, Generator()) == {}
 
 
 def test_packed_sequences_are_refused() -> None:

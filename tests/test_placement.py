@@ -1,9 +1,10 @@
 """Where tensors lie and how precisely nets compute."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tasklore.errors import InvalidSetting
 from tasklore.learners.closed_form import LogisticHead, RidgeHead, SVMHead
@@ -11,6 +12,7 @@ from tasklore.learners.gradient import ANIL, BOIL, MAML, ImplicitMAML, MetaSGD
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.learners.metric import MatchingNetwork, Prototypes, RelationNetwork
 from tasklore.metagrad import rule_for
+from tasklore.modules import ModuleNet, PretrainedModule
 from tasklore.nets import MLP, Conv4, ResNet12
 from tasklore.placement import Lowered, computes_bfloat16, device_for, in_precision, placed
 from tasklore.registry import learners
@@ -30,6 +32,26 @@ def episodes(n_tasks: int = 4, seed: int = 0) -> Episode:
     x[..., :3, :3] += 3 * y[:, :, None, None, None]
     ones = torch.ones(n_tasks, 6)
     return Episode(Batch(x[:, :6], y[:, :6], ones), Batch(x[:, 6:], y[:, 6:], ones))
+
+
+def with_buffers() -> nn.Module:
+    """Make a small network with a frozen layer and constants."""
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    layers = nn.Sequential(nn.Conv2d(1, 4, 3).requires_grad_(False), norm, nn.AvgPool2d(5), Shifted())
+    return nn.Sequential(layers, nn.Flatten(), nn.Linear(16, 5))
+
+
+class Shifted(nn.Module):
+    """Adds a constant, and knows a number that is no float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.ones(4, 1, 1))
+        self.register_buffer("channel", torch.arange(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift, channel = cast("tuple[Tensor, Tensor]", (self.shift, self.channel))
+        return x[:, channel] + shift
 
 
 def test_devices_are_chosen_and_refused() -> None:
@@ -54,8 +76,10 @@ def test_devices_are_chosen_and_refused() -> None:
         *(kind(Conv4(4, 2)) for kind in (ANIL, BOIL, MetaSGD, ImplicitMAML, Prototypes, MatchingNetwork)),
         *(kind(Conv4(4, 2)) for kind in (RelationNetwork, RidgeHead, LogisticHead, SVMHead)),
         Prototypes(Conv4(4, 2), distance="mahalanobis", temperature=1.0),
+        RidgeHead(PretrainedModule(build=with_buffers)),
+        MAML(ModuleNet(lambda _: with_buffers())),
     ],
-    ids=lambda learner: str(learner)[:60] if not isinstance(learner, int) else None,
+    ids=lambda learner: str(learner).split(" at 0x")[0][:60] if not isinstance(learner, int) else None,
 )
 def test_everything_is_computed_where_the_params_lie(learner: Any, at_once: int) -> None:
     """Tensors without values stand in for another device: mixing them with real ones is an error."""
@@ -144,7 +168,7 @@ def test_what_cannot_be_lowered_is_refused_with_the_cure() -> None:
     with pytest.raises(InvalidSetting, match="no network to compute in bfloat16"):
         in_precision(learners.get("ridge-regression")(), "bfloat16")
     half: Any = "float16"
-    with pytest.raises(InvalidSetting, match="precision is 'float16'; use 'float32' or 'bfloat16'"):
+    with pytest.raises(InvalidSetting, match="precision is 'float16'; use one of 'float32', 'bfloat16'"):
         TrainSettings(precision=half)
 
 

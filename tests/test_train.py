@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from tasklore.artifacts import save_artifact
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting
@@ -16,8 +17,9 @@ from tasklore.execution import fastest
 from tasklore.experience import open_store
 from tasklore.experiment import Experiment, baselines, meta_train
 from tasklore.learners.base import Learner
+from tasklore.learners.cavia import CAVIA
 from tasklore.learners.closed_form import RidgeHead
-from tasklore.learners.gradient import MAML, Reptile
+from tasklore.learners.gradient import BOIL, MAML, Reptile
 from tasklore.learners.metric import Prototypes
 from tasklore.loop import Stop
 from tasklore.nets import MLP, Conv4, Identity
@@ -28,7 +30,7 @@ from tasklore.tasks.images.digits import Digits
 from tasklore.tasks.source import Splits, Task, TaskSource
 from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.train import GradientTrainer, TrainSettings, fit, init, pretrain, step
-from tasklore.types import Batch, TaskSpec
+from tasklore.types import Batch, Context, TaskSpec
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,26 @@ def test_the_output_layer_of_a_pretrained_start_is_zero(digits: Splits) -> None:
     start = pretrain(learner, digits.train, TrainSettings(pretrain_steps=3))
     assert float(start["layer1.weight"].abs().sum()) == 0.0
     assert float(start["layer0.weight"].abs().sum()) > 0.0
+
+
+@pytest.mark.parametrize("learner", [BOIL(MLP((16,))), CAVIA(MLP((16,)))], ids=["boil", "cavia"])
+def test_an_output_layer_that_no_task_changes_does_not_start_at_zero(
+    digits: Splits, learner: Learner
+) -> None:
+    """No gradient would pass it, so that no inner step would do anything."""
+    start = pretrain(learner, digits.train, TrainSettings(pretrain_steps=3))
+    episodes, keys = digits.train.episodes(0, "train", 0, 1)
+    support, key = tree_map(lambda tensor: tensor[0], (episodes.support, keys))
+    adapted = learner.adapt(start, support, Context(digits.train.spec, key))
+    moved = [name for name, w in adapted.items() if name in start and not torch.equal(w, start[name])]
+    assert moved or bool(adapted["context"].abs().sum() > 0)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "initial", "execution", "precision"])
+def test_names_that_are_not_known_are_refused_with_those_that_are(name: str) -> None:
+    wrong: Any = {name: "adamw"}
+    with pytest.raises(InvalidSetting, match=f"{name} is 'adamw'; use one of '"):
+        TrainSettings(**wrong)
 
 
 def test_baselines_have_as_many_outputs_as_new_tasks(digits: Splits) -> None:

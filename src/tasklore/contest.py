@@ -1,9 +1,10 @@
 """Several learners under the same budget on the same tasks: which is best, and how sure that is.
 
 Every learner gets the same wall-clock time of meta-training, a part of which goes into choosing its settings:
-three alternatives each, judged on the validation tasks, of which the best goes on. The test tasks are looked
-at once, when it is done. :func:`hold` writes each result as soon as it is there, so that a contest can be
-stopped at any moment and goes on where it was; learners may be added to one that is over.
+three alternatives each, judged on the validation tasks, of which the best goes on; the settings of baselines
+are chosen in the same way. The test tasks are looked at once, when it is done. :func:`hold` writes each
+result as soon as it is there, so that a contest can be stopped at any moment and goes on where it was;
+learners may be added to one that is over.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailu
 from .evaluate import Evaluation, evaluate
 from .experience.records import RoundRecord
 from .experience.store import ExperienceStore
-from .experiment import Experiment, Trained, baselines, meta_train
+from .experiment import Experiment, Trained, baselines, meta_train, tuned
 from .learners.base import Learner
 from .loop import Stop, Watch
 from .nets import MLP, Conv4, Net
@@ -391,12 +392,16 @@ def _baselines(
     if not path.exists():
         carrier = next(iter(_entrants((), net, splits.train.spec).values()))
         found: dict[str, Any] = {}
-        for method, (learner, params) in baselines(
-            carrier, splits.train, contest.train, splits.test.spec
-        ).items():
+        spec = splits.test.spec
+        for method, (learner, params) in baselines(carrier, splits.train, contest.train, spec).items():
+            chosen, best, trials = {}, learner, list[Trial]()
+            if contest.tuning:
+                n_validation = contest.train.n_validation
+                chosen, best, tried = tuned(learner, params, spec, splits.validation, n_validation)
+                trials = [Trial(changes, each.score, each.seconds) for changes, each in tried]
             evaluations = {
                 shots: evaluate(
-                    learner,
+                    best,
                     params,
                     splits.test.with_shots(shots),
                     method=method,
@@ -406,7 +411,7 @@ def _baselines(
                 )
                 for shots in contest.shots
             }
-            found[method] = _to_dict(Standing(method, True, evaluations))
+            found[method] = _to_dict(Standing(method, True, evaluations, chosen, tuple(trials)))
         write_json(path, found)
     standings = [_standing(values, path) for values in _read(path).values()]
     for standing in standings:

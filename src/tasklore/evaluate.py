@@ -1,24 +1,30 @@
 """How well a learner does on unseen tasks: one value for each task, the same episodes for every method."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .errors import InvalidSetting
+from .execution import HEAVY, held_bytes
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, adapt_tasks, predict_tasks
 from .placement import device_of, placed
 from .scores import Score
 from .tasks.source import TaskSource
-from .types import Batch, Context, Params, TaskSpec
+from .types import Batch, Context, Episode, Params, TaskSpec
 
 __all__ = ["TASKS_PER_DRAW", "Evaluation", "evaluate", "is_small", "metric_of", "task_scores"]
 
 TASKS_PER_DRAW = 25
 """Tasks drawn and held in memory at a time; part of what a seed means, so it never changes."""
+
+STACKED = 8 * HEAVY
+"""Bytes that tasks which are evaluated at once may hold together."""
 
 DIVERGED = float(torch.finfo(torch.float32).max)  # the squared error of what is not finite
 
@@ -110,14 +116,15 @@ def evaluate(
         raise InvalidSetting(f"n_tasks must be at least 1, got {n_tasks}")
     spec = learner.spec_for(trained or source.spec, source.spec)
     scores: list[float] = []
-    seconds = 0.0
+    seconds, at_once = 0.0, None
     while len(scores) < n_tasks:
         n_drawn = min(TASKS_PER_DRAW, n_tasks - len(scores))
         episodes, keys = source.episodes(seed, stream, len(scores) // TASKS_PER_DRAW, n_drawn)
         episodes, keys = placed((episodes, keys), device_of(params))
         started = time.perf_counter()
         context = Context(spec, keys)
-        at_once = n_drawn if is_small(params) else 1
+        if at_once is None:
+            at_once = _at_once(learner, params, episodes, context) if is_small(params) else 1
         tasks: AdaptedTasks = adapt_tasks(learner, params, episodes.support, context, at_once)
         predictions = predict_tasks(learner, tasks, episodes.query.inputs, at_once)
         seconds += time.perf_counter() - started
@@ -125,6 +132,17 @@ def evaluate(
         if on_progress is not None:
             on_progress(len(scores))
     return Evaluation(method, metric_of(source.spec), tuple(scores), seconds)
+
+
+def _at_once(learner: Learner, params: Params, episodes: Episode, context: Context) -> int:
+    """Return how many tasks to evaluate at once, so that they hold no more than ``STACKED`` together."""
+    (support, query), keys = tree_map(lambda tensor: tensor[:1], (episodes, context.key))
+
+    def first() -> None:
+        tasks = adapt_tasks(learner, params, support, dataclasses.replace(context, key=keys), 1)
+        predict_tasks(learner, tasks, query.inputs, 1)
+
+    return min(len(episodes.support.y), max(1, STACKED // max(1, held_bytes(first))))
 
 
 def is_small(params: Params) -> bool:

@@ -95,10 +95,11 @@ def choose(
     InvalidSetting
         Even one task at a time, its inner steps computed again, needs more memory.
     """
-    fit, recompute, limits = n_tasks, False, ""
+    most, recompute, limits = n_tasks if vectorises else 1, False, ""
+    room: _Room | None = None
     if memory_limit is not None:
-        fit, recompute, limits = _fitting(n_tasks if vectorises else 1, alone, memory_limit)
-    most = fit if vectorises else 1
+        room, recompute, limits = _room(most, alone, memory_limit)
+        most, threads = min(most, room.tasks(1)), min(threads, room.threads)
     if execution != "auto" or n_tasks == 1:
         at_once = 1 if execution == "loop" else most
         asked = f", as execution = '{execution}' asks" if execution != "auto" else ""
@@ -106,7 +107,7 @@ def choose(
     tried: list[str] = []
 
     def within(at_once: int, parts: int) -> int:
-        return at_once if memory_limit is None else max(1, min(at_once, fit // parts))
+        return at_once if room is None else min(at_once, room.tasks(parts))
 
     def seconds(at_once: int, parts: int) -> float:
         at_once = within(at_once, parts)
@@ -122,14 +123,38 @@ def choose(
     if task is not None and most > 1 and (held := held_bytes(task)) > HEAVY:
         most = 1
         limits = f"; one task holds {_mib(held)}, too much for several at once to pay{limits}"
-    at_once, parts = fastest(most, min(threads, fit), seconds)
+    at_once, parts = fastest(most, threads, seconds)
     at_once = within(at_once, parts)
     chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
     return Plan(at_once, parts, recompute, f"{chosen}: a step took {', '.join(tried)}{limits}")
 
 
-def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> tuple[int, bool, str]:
-    """Return how many tasks at once hold no more than so many MiB, whether steps are recomputed, and why."""
+@dataclass(frozen=True)
+class _Room:
+    """How many tasks fit into so many bytes.
+
+    Parameters
+    ----------
+    limit, first, further : int
+        Bytes: that there are, that a thread holds with one task, and that each further task at once adds.
+    """
+
+    limit: int
+    first: int
+    further: int
+
+    @property
+    def threads(self) -> int:
+        """How many threads fit with one task each."""
+        return self.limit // max(1, self.first)
+
+    def tasks(self, threads: int) -> int:
+        """Return how many tasks at once fit in each of so many threads."""
+        return 1 + max(0, self.limit // threads - self.first) // max(1, self.further)
+
+
+def _room(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> tuple[_Room, bool, str]:
+    """Return what fits into so many MiB, whether steps are recomputed for that, and why."""
     limit, recompute, note = memory_limit * MIB, False, ""
     first = held_bytes(lambda: run(Plan()))
     if first > limit:
@@ -141,11 +166,10 @@ def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> 
             f"{memory_limit} MiB; set it higher, or take fewer examples, a smaller network, or a learner "
             "that differentiates no steps (fomaml, reptile, imaml)"
         )
-    most = 1
-    if n_tasks > 1:
-        next_one = held_bytes(lambda: run(Plan(2, recompute=recompute))) - first
-        most = min(n_tasks, 1 + int((limit - first) // max(1, next_one)))
-    return most, recompute, f"; one task holds {_mib(first)}{note}, {most} fit into {memory_limit} MiB"
+    both = held_bytes(lambda: run(Plan(2, recompute=recompute))) if n_tasks > 1 else 2 * first
+    room = _Room(limit, first, both - first)
+    fit = min(n_tasks, room.tasks(1))
+    return room, recompute, f"; one task holds {_mib(first)}{note}, {fit} fit into {memory_limit} MiB"
 
 
 def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:

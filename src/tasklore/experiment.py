@@ -233,6 +233,59 @@ def baselines(
     return chosen
 
 
+def tuned(
+    learner: Learner, params: Params, spec: TaskSpec, validation: TaskSource, n_tasks: int, seed: int = 0
+) -> tuple[Mapping[str, float], Learner, list[tuple[Mapping[str, float], Evaluation]]]:
+    """Choose the settings of a baseline on validation tasks, as those of a meta-learner are.
+
+    Parameters
+    ----------
+    learner : Learner
+        Its ``alternatives`` are tried, if there are any.
+    params : Params
+        The same for all of them.
+    spec : TaskSpec
+        That they were made for.
+    validation : TaskSource
+    n_tasks, seed : int
+        Of the validation episodes.
+
+    Returns
+    -------
+    chosen : mapping
+        What was best; empty where there is nothing to choose.
+    learner : Learner
+        With that.
+    tried : list of (mapping, Evaluation)
+        In the order in which they were tried.
+    """
+    found = [
+        evaluate(
+            _with(learner, changes),
+            params,
+            validation,
+            method=str(dict(changes)),
+            trained=spec,
+            n_tasks=n_tasks,
+            seed=seed,
+            stream="validation",
+        )
+        for changes in learner.alternatives
+    ]
+    if not found:
+        return {}, learner, []
+    best = 0
+    for place, evaluation in enumerate(found):
+        best = place if evaluation.score.beats(found[best].score) else best
+    chosen = learner.alternatives[best]
+    return chosen, _with(learner, chosen), list(zip(learner.alternatives, found, strict=True))
+
+
+def _with(learner: Learner, changes: Mapping[str, float]) -> Learner:
+    settings: Any = learner
+    return dataclasses.replace(settings, **changes)
+
+
 def meta_train(
     experiment: Experiment,
     splits: Splits,

@@ -8,6 +8,7 @@ the formulas stand in for them.
 
 import contextlib
 import copy
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,6 +82,25 @@ def check_module(module: nn.Module) -> None:
             raise InvalidSetting(f"{here} with proj_size, which is not supported; put an nn.Linear behind it")
 
 
+def _check_not_random(func: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse a function that draws at random, unless it is told not to by ``training`` or a chance of 0."""
+    given = inspect.signature(func).bind(*args, **kwargs)
+    given.apply_defaults()
+    if given.arguments.get("training", True) and given.arguments.get("p", 1.0) != 0:
+        raise InvalidSetting(
+            f"the module calls {func.__name__}, which draws at random, and no inner gradient can repeat "
+            "that; leave it out of the module, or give it p=0"
+        )
+
+
+AT_RANDOM = frozenset(
+    {
+        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
+        *(F.rrelu, F.gumbel_softmax),
+    }
+)
+"""Functions of torch whose results differ from call to call."""
+
 _copies = threading.local()
 
 
@@ -106,6 +126,8 @@ class _Formulas(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))
+        if func in AT_RANDOM:
+            _check_not_random(func, *args, **(kwargs or {}))
         formula = NORMALISATIONS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
         return formula(*args, **(kwargs or {}))
 

@@ -6,10 +6,13 @@ is off, and normalisation keeps the statistics that it came with, so that tasks 
 """
 
 import abc
+import contextlib
 import functools
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +27,7 @@ from .types import Inputs, Params
 __all__ = ["HuggingFace", "ModuleNet", "PretrainedModule", "PretrainedNet", "Timm"]
 
 BODY = "body."
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -60,18 +64,15 @@ class ModuleNet(Net):
         check_module(module)
         own = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         params = {f"{BODY}{name}": weight.detach().clone() for name, weight in own.items()}
-        if n_outputs is not None:
-            with torch.no_grad():
-                some = Inputs(torch.zeros(2, *input_shape), torch.ones(2))
-                n_features = called(module, {}, some)[0].flatten(1).shape[1]
-            params |= fresh_head(n_features, n_outputs, generator)
-        return params
+        n_features = _n_features(module, torch.zeros(2, *input_shape))
+        return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
         module = _template(self.build, tuple(inputs.x.shape[1:]))
-        features, used = called(module, _body(params), inputs, statistics)
+        weights = _own(module, inputs) | _body(params)
+        features, used = called(module, weights, inputs, statistics)
         return with_head(features.flatten(1), params), used
 
 
@@ -87,10 +88,33 @@ def _template(build: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, .
     return _aside(lambda: _built(build, shape, 0).requires_grad_(False))
 
 
-def _aside(make: Callable[[], nn.Module]) -> nn.Module:
-    """Make a module in a thread of its own: transforms that are under way belong to this one."""
+def _aside(make: Callable[[], Made]) -> Made:
+    """Make something in a thread of its own: transforms that are under way belong to this one."""
     with ThreadPoolExecutor(1) as aside:
         return aside.submit(make).result()
+
+
+def _n_features(module: nn.Module, some: Tensor) -> int:
+    """Return how many features a module makes of each example."""
+    inputs = Inputs(some, torch.ones(len(some)))
+    with torch.no_grad():
+        return called(module, _own(module, inputs), inputs)[0].flatten(1).shape[1]
+
+
+def _own(module: nn.Module, inputs: Inputs) -> Params:
+    """Return a module's own weights and buffers, where examples lie and in their precision."""
+    floats = inputs.x.dtype if inputs.x.is_floating_point() else inputs.mask.dtype
+    known = _elsewhere.setdefault(module, {})
+    if (place := (inputs.x.device, floats)) not in known:
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        known[place] = _aside(
+            lambda: {n: t.to(place[0], floats if t.is_floating_point() else None) for n, t in tensors.items()}
+        )
+    return known[place]
+
+
+_elsewhere: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], Params]]
+_elsewhere = weakref.WeakKeyDictionary()
 
 
 def _body(params: Params) -> Params:
@@ -123,20 +147,16 @@ class PretrainedNet(Net):
         params: Params = {}
         if not self.frozen:
             params = {f"{BODY}{name}": weight.detach().clone() for name, weight in module.named_parameters()}
-        with torch.no_grad():
-            n_features = module(self.shown(torch.zeros(2, *input_shape))).flatten(1).shape[1]
+        n_features = _n_features(module, self.shown(torch.zeros(2, *input_shape)))
         return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
         module, inputs = _loaded(self), inputs._replace(x=self.shown(inputs.x))
-        if self.frozen:
-            used: Params = {}
-            with torch.no_grad():
-                features = module(inputs.x)
-        else:
-            features, used = called(module, _body(params), inputs, statistics)
+        weights = _own(module, inputs) | _body(params)
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            features, used = called(module, weights, inputs, statistics)
         return with_head(features.flatten(1), params), used
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -40,6 +40,9 @@ __all__ = [
 
 Around: TypeAlias = Callable[[Rule], Rule]
 """Puts a rule around another one."""
+
+Initial: TypeAlias = Literal["random", "pretrained", "prior"]
+OuterOptimizer: TypeAlias = Literal["adam", "sgd"]
 
 LOWEST = 0.01
 """Share of the learning rate that is left at the end of a cosine schedule."""
@@ -99,14 +102,14 @@ class TrainSettings:
     steps: int = 200
     n_tasks: int = 16
     learning_rate: float = 1e-3
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: OuterOptimizer = "adam"
     clip: float | None = None
     averaging: float = 0.0
     cosine_steps: int | None = None
     decay: float = 0.5
     patience: int = 3
     n_validation: int = 200
-    initial: Literal["random", "pretrained", "prior"] = "random"
+    initial: Initial = "random"
     pretrain_steps: int = 500
     execution: Execution = "auto"
     memory_limit: int | None = None
@@ -134,8 +137,16 @@ class TrainSettings:
             )
         if self.seed < 0:
             raise InvalidSetting(f"seed cannot be negative, got {self.seed}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise InvalidSetting(f"precision is {self.precision!r}; use 'float32' or 'bfloat16'")
+        named = {
+            "optimizer": OuterOptimizer,
+            "initial": Initial,
+            "execution": Execution,
+            "precision": Precision,
+        }
+        for name, choices in named.items():
+            if (given := getattr(self, name)) not in get_args(choices):
+                one_of = ", ".join(map(repr, get_args(choices)))
+                raise InvalidSetting(f"{name} is {given!r}; use one of {one_of}")
 
     @property
     def outer(self) -> Optimizer:
@@ -341,7 +352,7 @@ def pretrain(
     """Train the learner's backbone plainly on the past tasks as one pool, and start params from there.
 
     Classes differ from task to task, so for classification the output layer is trained for all classes of the
-    pool and then replaced by one of zeros.
+    pool and then replaced by one of zeros; by a fresh one where no inner step would move it from there.
 
     Parameters
     ----------
@@ -382,10 +393,11 @@ def pretrain(
     weights = placed(weights, torch.device("cpu"))
     start = learner.init(spec or source.spec, Generator().manual_seed(settings.seed))
     head = net.output_layer(weights) if pooled.kind == "classification" else frozenset[str]()
-    return {
-        name: torch.zeros_like(tensor) if name in head else weights.get(name, tensor).detach()
-        for name, tensor in start.items()
+    fresh = {
+        name: torch.zeros_like(start[name]) if learner.moves_output else start[name]
+        for name in head & set(start)
     }
+    return {name: weights.get(name, tensor).detach() for name, tensor in start.items()} | fresh
 
 
 def _judged_at_once(state: MetaState) -> int:

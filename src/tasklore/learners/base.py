@@ -76,6 +76,9 @@ class Learner(abc.ABC):
     alternatives: ClassVar[tuple[Mapping[str, float], ...]] = ()
     """Settings of its own that are worth trying on validation tasks, if there are any; three at most."""
 
+    moves_output: ClassVar[bool] = True
+    """Whether a task changes the output layer, where there is one, so that it may start at zero."""
+
     transductive: bool = False
     """Whether queries influence each other's predictions; a field where there is a choice."""
 

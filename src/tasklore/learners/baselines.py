@@ -3,7 +3,7 @@
 They face the same checks and the same episodes as every other learner.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,6 +24,10 @@ __all__ = ["FineTuning", "FromScratch", "LogisticBaseline", "NearestCentroid", "
 
 @dataclass(frozen=True)
 class _AdamTraining(GradientLearner):
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple(
+        {"step_size": a} for a in (0.003, 0.01, 0.03)
+    )
+
     inner_steps: int = 50
 
     @property
@@ -50,7 +54,7 @@ class FromScratch(_AdamTraining):
 class FineTuning(_AdamTraining):
     """Pre-train one network on all past tasks pooled, then continue on the support.
 
-    The pre-training is :func:`tasklore.train.pretrain`.     For classification the output layer starts at
+    The pre-training is :func:`tasklore.train.pretrain`. For classification the output layer starts at
     zero on each task, since the classes are new; for regression the whole network is continued.
 
     Parameters
@@ -113,6 +117,7 @@ class LogisticBaseline(Learner):
     tags: ClassVar[Tags] = Tags(
         kinds=("classification",), any_ways=True, starts_from="nothing", vectorises=False
     )
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple({"C": c} for c in (1.0, 10.0, 100.0))
 
     C: float = 1.0
     see: Callable[[Tensor], Tensor] | None = None
@@ -153,6 +158,7 @@ class RidgeBaseline(Learner):
     """
 
     tags: ClassVar[Tags] = Tags(kinds=("regression",), starts_from="nothing")
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple({"penalty": p} for p in (0.1, 1.0, 10.0))
 
     penalty: float = 1.0
 

@@ -50,6 +50,7 @@ class CAVIA(MAML):
     """
 
     alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple({"step_size": a} for a in (0.1, 1.0, 5.0))
+    moves_output: ClassVar[bool] = False
 
     step_size: float = 1.0
     n_context: int = 5

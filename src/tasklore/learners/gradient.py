@@ -354,6 +354,8 @@ class BOIL(MAML):
     Oh, Yoo, Kim, Yun: BOIL: Towards Representation Change for Few-shot Learning, ICLR 2021, section 3.
     """
 
+    moves_output: ClassVar[bool] = False
+
     def moving(self, weights: Params) -> Params:
         head = self.net.output_layer(weights)
         return {name: tensor for name, tensor in weights.items() if name not in head}

@@ -166,6 +166,9 @@ def group() -> Generator[Group | None]:
 
 
 _WORK, _END = 1, 0
+_WORD = torch.zeros(1, dtype=torch.int64)
+"""What is said, always in the same tensor: a thread of gloo may let go of it last, which would need the
+interpreter, and end the process with an abort if that is being closed down already."""
 
 
 def _together(jobs: list[_Job | None]) -> list[MetaGradient]:
@@ -187,10 +190,9 @@ def _together(jobs: list[_Job | None]) -> list[MetaGradient]:
 def _serve() -> None:
     """Do jobs until the first process has no more; in the others."""
     while True:
-        word = torch.zeros(1, dtype=torch.int64)
         with _broken_off():
-            dist.broadcast(word, 0)
-            if int(word) == _END:
+            dist.broadcast(_WORD, 0)
+            if int(_WORD) == _END:
                 return
             mine: list[Any] = [None]
             dist.scatter_object_list(mine)
@@ -209,7 +211,7 @@ def _outcome(job: _Job | None) -> MetaGradient | Exception | None:
 
 def _tell(word: int) -> None:
     with _broken_off():
-        dist.broadcast(torch.tensor([word], dtype=torch.int64), 0)
+        dist.broadcast(_WORD.fill_(word), 0)
 
 
 @contextlib.contextmanager

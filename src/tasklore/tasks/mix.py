@@ -25,7 +25,7 @@ AT_ONCE = 4096  # images that are scaled in one go
 @sources.register("mix")
 @dataclass(frozen=True)
 class Mix(Collection):
-    """Several collections in one: each task is of one of them, and every method is judged on each by itself.
+    """Several collections in one: each task is of one of them, and a run judges methods on each by itself.
 
     Images of different size or number of channels are brought to one shape.
 
