@@ -292,7 +292,7 @@ ROWS: tuple[Row, ...] = (
                 "stop": {"minutes": minutes},
             },
             "",
-            EVERYTHING if learner == "prototypes" and not ways else (),
+            () if learner != "prototypes" else SHALLOW if ways else EVERYTHING,
         )
         for table, base, ways, minutes in (
             ("clinc150", CLINC, {}, 10.0),

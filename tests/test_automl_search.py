@@ -11,11 +11,11 @@ from sklearn.datasets import load_diabetes
 import tasklore.apps.automl.search as search_module
 from tasklore import AutoRegressor
 from tasklore.apps.automl.losses import metric_for
-from tasklore.apps.automl.measuring import Problem, folds_of
+from tasklore.apps.automl.measuring import Measurement, Problem, folds_of
 from tasklore.apps.automl.prior import TablePrior
 from tasklore.apps.automl.search import _Search  # pyright: ignore[reportPrivateUsage]
 from tasklore.apps.automl.space import candidates
-from tasklore.apps.automl.trials import Blend, Budget, Design
+from tasklore.apps.automl.trials import Blend, Budget, Design, Trial
 
 
 def numbers(n: int) -> Problem:
@@ -73,6 +73,35 @@ def test_variations_and_what_finds_its_size_have_their_turns() -> None:
     large.taken = {(str(i), 0): i for i in range(2)}
     assert set(large._of_this_turn(fits)) == {"boosting-stopped"}, "larger than what is known of past tables"
     assert set(large._of_this_turn({"ridge-1": 0.1})) == {"ridge-1"}
+
+
+def test_the_best_goes_up_while_there_is_time_for_it() -> None:
+    """Four times the rows would take it 4 of 10 seconds, and the others hardly any: half-time is too late."""
+    search = begun(8000)
+    few, many = (search._design(rows, 1) for rows in (2000, 8000))
+    search.levels = [few, many, Design(many.problem, many.folds, many.trivial, judges=False)]
+    search.trials = [
+        Trial(
+            place,
+            search.suited[name],
+            Measurement(name, (loss,), 1.0, 0.0, 0.0, np.empty(0)),
+            0,
+            2000,
+            1.0,
+            loss,
+        )
+        for place, (name, loss) in enumerate({"boosting": 0.1, "ridge-1": 0.5}.items())
+    ]
+    search.taken = {("boosting", 0): 0, ("ridge-1", 0): 1}
+    search.took = {("boosting", 0): 1.0, ("ridge-1", 0): 0.01}
+    chosen = {}
+    for left in (9.5, 7.5, 6.5, 5.5, 4.5):
+        search._left = lambda left=left: left
+        chosen[left] = search._next_upward()
+    assert chosen == {9.5: None, 7.5: None, 6.5: ("boosting", 1), 5.5: ("boosting", 1), 4.5: ("ridge-1", 1)}
+    search.taken["boosting", 1] = 2
+    search._left = lambda: 6.5
+    assert search._next_upward() is None, "the others wait for half-time"
 
 
 @pytest.mark.timeout(240)

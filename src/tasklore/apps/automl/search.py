@@ -45,6 +45,7 @@ ROWS_TO_HOLD_OUT = 8000
 STEP_UP = 4  # times more rows
 N_UP = 10  # candidates that go up
 REFIT_SHARE = 1.4  # times what refitting is expected to take is kept for it
+MOST_OF_WHAT_IS_LEFT = 0.8  # that a candidate which goes up may be expected to take
 OVERHEAD = 0.01  # seconds of a fold
 LONGEST_TRIAL = 600.0  # seconds, whatever the budget
 N_NEAREST = 20  # candidates that a blend may be made of
@@ -470,12 +471,21 @@ class _Search:
             refits = not self.levels[level].judges
             cost = sum(self._expected_trial(name, level) for name in going if (name, level) not in self.taken)
             kept = REFIT_SHARE * cost / self.budget.n_jobs if refits else 0.5 * (self.budget.seconds or 0.0)
+            if going and not refits and (going[0], level) not in self.taken:
+                # The best one must not miss its turn because it takes longer than the others.
+                kept = max(kept, self._last_call(self._expected_trial(going[0], level)))
             if not now and self._left() > kept:
                 continue
+            in_time = MOST_OF_WHAT_IS_LEFT * self._left()
             for name in self._members(level - 1) if refits else going:
-                if (name, level) not in self.taken and self._expected_trial(name, level) < 0.8 * self._left():
+                if (name, level) not in self.taken and self._expected_trial(name, level) < in_time:
                     return name, level
         return None
+
+    def _last_call(self, seconds: float) -> float:
+        """Return with how much time left a trial of so many seconds should begin, if it still can."""
+        needed = seconds / MOST_OF_WHAT_IS_LEFT
+        return REFIT_SHARE * needed if needed < self._left() else 0.0
 
     def _members(self, level: int) -> list[str]:
         """Return what the blend of a level is made of, the heaviest first."""
