@@ -411,8 +411,8 @@ def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, A
     for shots in experiment.test.shots:
         for method in row.baselines:
             learner, params = chosen[method]
-            validation, n_validation = splits.validation.with_shots(shots), experiment.train.n_validation
-            settings, best, tried = tuned(learner, params, splits.test.spec, validation, n_validation)
+            validation = splits.validation.with_shots(shots)
+            settings, best, tried = tuned(learner, params, splits.test.spec, validation, experiment.train)
             console.print(f"{row.table}: {method}, {shots} shots")
             found = evaluate(
                 best,

@@ -254,9 +254,7 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
             begun = time.perf_counter()
             step()
             times.append(time.perf_counter() - begun)
-    peak = resource.getrusage(
-        resource.RUSAGE_SELF
-    ).ru_maxrss  # before operations are counted, which takes some
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # counting operations takes some, too
     flops = 0
     if library == "tasklore":
         with FlopCounterMode(display=False) as counter:

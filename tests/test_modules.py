@@ -300,29 +300,26 @@ def test_second_order_without_surprises(kind: str) -> None:
             *("body.first.bias", "body.first.weight", "body.second.bias"),
             *("head.bias", "head.weight"),
         ]
-    try:
-        episodes, context = sequences(3, dtype), Context(spec, torch.arange(3), training=True)
-        plain = rule_for(learner, 1)(learner, params, episodes, context)
-        for rule in (rule_for(learner, 3), rule_for(learner, 1, threads=3)):
-            found = rule(learner, params, episodes, context)
-            for name, total in plain.total.items():
-                torch.testing.assert_close(found.total[name], total, rtol=coarse, atol=coarse)
-        assert torch.equal(before, torch.random.get_rng_state())
-        if dtype == torch.float32:
-            return  # too coarse for differences
-        way = {
-            name: torch.randn(w.shape, generator=Generator().manual_seed(i), dtype=dtype)
-            for i, (name, w) in enumerate(params.items())
-        }
+    episodes, context = sequences(3, dtype), Context(spec, torch.arange(3), training=True)
+    plain = rule_for(learner, 1)(learner, params, episodes, context)
+    for rule in (rule_for(learner, 3), rule_for(learner, 1, threads=3)):
+        found = rule(learner, params, episodes, context)
+        for name, total in plain.total.items():
+            torch.testing.assert_close(found.total[name], total, rtol=coarse, atol=coarse)
+    assert torch.equal(before, torch.random.get_rng_state())
+    if dtype == torch.float32:
+        return  # too coarse for differences
+    way = {
+        name: torch.randn(w.shape, generator=Generator().manual_seed(i), dtype=dtype)
+        for i, (name, w) in enumerate(params.items())
+    }
 
-        def objective(distance: float) -> float:
-            moved = {name: w + distance * way[name] for name, w in params.items()}
-            return float(rule_for(learner, 1)(learner, moved, episodes, context).losses.sum())
+    def objective(distance: float) -> float:
+        moved = {name: w + distance * way[name] for name, w in params.items()}
+        return float(rule_for(learner, 1)(learner, moved, episodes, context).losses.sum())
 
-        slope = sum(float((total * way[name]).sum()) for name, total in plain.total.items())
-        assert slope == pytest.approx((objective(1e-6) - objective(-1e-6)) / 2e-6, rel=1e-4, abs=1e-7)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    slope = sum(float((total * way[name]).sum()) for name, total in plain.total.items())
+    assert slope == pytest.approx((objective(1e-6) - objective(-1e-6)) / 2e-6, rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in AWKWARD if kind != "mixed precision"])

@@ -396,8 +396,7 @@ def _baselines(
         for method, (learner, params) in baselines(carrier, splits.train, contest.train, spec).items():
             chosen, best, trials = {}, learner, list[Trial]()
             if contest.tuning:
-                n_validation = contest.train.n_validation
-                chosen, best, tried = tuned(learner, params, spec, splits.validation, n_validation)
+                chosen, best, tried = tuned(learner, params, spec, splits.validation, contest.train)
                 trials = [Trial(changes, each.score, each.seconds) for changes, each in tried]
             evaluations = {
                 shots: evaluate(

@@ -121,10 +121,10 @@ def evaluate(
         n_drawn = min(TASKS_PER_DRAW, n_tasks - len(scores))
         episodes, keys = source.episodes(seed, stream, len(scores) // TASKS_PER_DRAW, n_drawn)
         episodes, keys = placed((episodes, keys), device_of(params))
-        started = time.perf_counter()
         context = Context(spec, keys)
         if at_once is None:
             at_once = _at_once(learner, params, episodes, context) if is_small(params) else 1
+        started = time.perf_counter()
         tasks: AdaptedTasks = adapt_tasks(learner, params, episodes.support, context, at_once)
         predictions = predict_tasks(learner, tasks, episodes.query.inputs, at_once)
         seconds += time.perf_counter() - started

@@ -98,7 +98,7 @@ def choose(
     most, recompute, limits = n_tasks if vectorises else 1, False, ""
     room: _Room | None = None
     if memory_limit is not None:
-        room, recompute, limits = _room(most, alone, memory_limit)
+        room, recompute, limits = _fitting(most, alone, memory_limit)
         most, threads = min(most, room.tasks(1)), min(threads, room.threads)
     if execution != "auto" or n_tasks == 1:
         at_once = 1 if execution == "loop" else most
@@ -153,7 +153,7 @@ class _Room:
         return 1 + max(0, self.limit // threads - self.first) // max(1, self.further)
 
 
-def _room(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> tuple[_Room, bool, str]:
+def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> tuple[_Room, bool, str]:
     """Return what fits into so many MiB, whether steps are recomputed for that, and why."""
     limit, recompute, note = memory_limit * MIB, False, ""
     first = held_bytes(lambda: run(Plan()))

@@ -234,7 +234,7 @@ def baselines(
 
 
 def tuned(
-    learner: Learner, params: Params, spec: TaskSpec, validation: TaskSource, n_tasks: int, seed: int = 0
+    learner: Learner, params: Params, spec: TaskSpec, validation: TaskSource, settings: TrainSettings
 ) -> tuple[Mapping[str, float], Learner, list[tuple[Mapping[str, float], Evaluation]]]:
     """Choose the settings of a baseline on validation tasks, as those of a meta-learner are.
 
@@ -247,8 +247,8 @@ def tuned(
     spec : TaskSpec
         That they were made for.
     validation : TaskSource
-    n_tasks, seed : int
-        Of the validation episodes.
+    settings : TrainSettings
+        Of the meta-learners that it is compared with: they are judged on the same validation episodes.
 
     Returns
     -------
@@ -266,8 +266,8 @@ def tuned(
             validation,
             method=str(dict(changes)),
             trained=spec,
-            n_tasks=n_tasks,
-            seed=seed,
+            n_tasks=settings.n_validation,
+            seed=settings.seed,
             stream="validation",
         )
         for changes in learner.alternatives
@@ -282,8 +282,8 @@ def tuned(
 
 
 def _with(learner: Learner, changes: Mapping[str, float]) -> Learner:
-    settings: Any = learner
-    return dataclasses.replace(settings, **changes)
+    changed: Any = learner
+    return dataclasses.replace(changed, **changes)
 
 
 def meta_train(

@@ -94,6 +94,10 @@ def _aside(make: Callable[[], Made]) -> Made:
         return aside.submit(make).result()
 
 
+_elsewhere: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], Params]]
+_elsewhere = weakref.WeakKeyDictionary()  # weights and buffers of modules, by device and precision
+
+
 def _n_features(module: nn.Module, some: Tensor) -> int:
     """Return how many features a module makes of each example."""
     inputs = Inputs(some, torch.ones(len(some)))
@@ -111,10 +115,6 @@ def _own(module: nn.Module, inputs: Inputs) -> Params:
             lambda: {n: t.to(place[0], floats if t.is_floating_point() else None) for n, t in tensors.items()}
         )
     return known[place]
-
-
-_elsewhere: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], Params]]
-_elsewhere = weakref.WeakKeyDictionary()
 
 
 def _body(params: Params) -> Params:

@@ -42,7 +42,10 @@ Around: TypeAlias = Callable[[Rule], Rule]
 """Puts a rule around another one."""
 
 Initial: TypeAlias = Literal["random", "pretrained", "prior"]
+"""Where params come from."""
+
 OuterOptimizer: TypeAlias = Literal["adam", "sgd"]
+"""What moves them."""
 
 LOWEST = 0.01
 """Share of the learning rate that is left at the end of a cosine schedule."""
