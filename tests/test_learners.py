@@ -1,6 +1,7 @@
 """Every registered learner passes the public check suite, and the suite itself can fail."""
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,15 @@ def test_logistic_baseline_agrees_with_scikit_learn_on_two_and_more_classes() ->
         model = LogisticRegression(max_iter=1000).fit(support.x.flatten(1).numpy(), support.y.numpy())
         theirs = torch.from_numpy(model.predict_proba(query.x.flatten(1).numpy())).float()
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_one_example_of_each_class_is_nothing_to_warn_of() -> None:
+    spec = TaskSpec("classification", (25,), 25)
+    support = Batch(torch.eye(25), torch.arange(25), torch.ones(25))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapted = learners.get("logistic-regression")().adapt({}, support, Context(spec, torch.zeros(())))
+    assert adapted["task/weight"].shape == (25, 25)
 
 
 def blobs(n_ways: int) -> FewShotSource:

@@ -3,6 +3,7 @@
 They face the same checks and the same episodes as every other learner.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -129,7 +130,9 @@ class LogisticBaseline(Learner):
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         real = support.mask > 0
         x, y = _seen(support.x[real], self.see).numpy(), support.y[real].numpy()
-        model = LogisticRegression(C=self.C, max_iter=1000).fit(x, y)
+        with warnings.catch_warnings():  # one example a class is what it is asked for
+            warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
+            model = LogisticRegression(C=self.C, max_iter=1000).fit(x, y)
         coef, intercept = model.coef_, model.intercept_
         if len(coef) == 1:  # two classes share one row: class 1 against class 0
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
