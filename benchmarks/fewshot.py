@@ -2,6 +2,7 @@
 
     python benchmarks/fewshot.py sinusoid            # minutes
     python benchmarks/fewshot.py omniglot --minutes 30
+    python benchmarks/fewshot.py omniglot --minutes 5 --brief --folder benchmarks/results/five-minutes
     python benchmarks/fewshot.py omniglot --figure docs/assets/omniglot.svg
     python benchmarks/fewshot.py --list
 
@@ -328,7 +329,7 @@ class Progress(Watch):
         )
 
 
-def carry_out(row: Row, folder: Path, console: Console) -> dict[str, Any]:
+def carry_out(row: Row, folder: Path, console: Console, *, brief: bool) -> dict[str, Any]:
     """Run one row, or read back its result, and return it as JSON values."""
     name = f"{row.table}-{row.learner}"
     out = folder / f"{name}.json"
@@ -346,7 +347,7 @@ def carry_out(row: Row, folder: Path, console: Console) -> dict[str, Any]:
             watch=Progress(console, name),
         )
         rounds = sorted(store.find(RoundRecord, {"run_id": name}), key=lambda record: record.index)
-    result = summary(row, found) | {
+    result = summary(row, found, brief=brief) | {
         "validation_minutes": [(record.seconds or 0.0) / 60 for record in rounds],
         "seconds_in_all": time.perf_counter() - started,
     }
@@ -354,7 +355,7 @@ def carry_out(row: Row, folder: Path, console: Console) -> dict[str, Any]:
     return result
 
 
-def summary(row: Row, found: Findings) -> dict[str, Any]:
+def summary(row: Row, found: Findings, *, brief: bool) -> dict[str, Any]:
     """Return what the table needs, and enough to check it."""
     lines = [
         {
@@ -365,7 +366,7 @@ def summary(row: Row, found: Findings) -> dict[str, Any]:
         }
         for r in found.rows
     ]
-    if row.table.startswith("omniglot") and found.prior.learner.tags.any_ways:
+    if row.table.startswith("omniglot") and found.prior.learner.tags.any_ways and not brief:
         source = found.splits.test
         assert isinstance(source, FewShotSource)
         others = 5 if source.n_ways == 20 else 20
@@ -509,6 +510,9 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, default=HERE / "results", help="where runs and results lie")
+    parser.add_argument(
+        "--brief", action="store_true", help="no tests with other ways than it was trained for"
+    )
     parser.add_argument("--figure", type=Path, help="draw what is there of one table, and run nothing")
     parser.add_argument("--list", action="store_true", help="name the tables and their runs")
     arguments = parser.parse_args()
@@ -535,7 +539,7 @@ def main() -> None:
             results: list[dict[str, Any]] = []
             for row in chosen:
                 try:
-                    results.append(carry_out(row, arguments.folder, console))
+                    results.append(carry_out(row, arguments.folder, console, brief=arguments.brief))
                 except NumericalFailure as error:
                     console.print(f"{row.table}-{row.learner} is lost: {error}")
             for row in (row for row in chosen if row.baselines):

@@ -1,5 +1,6 @@
 """Several collections in one: brought to one shape, drawn in their shares, judged apart."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,20 @@ import torch
 from sklearn.datasets import load_digits
 
 from tasklore.cli.show import by_source
+from tasklore.contest import Contest, Standing, hold, on_sources
 from tasklore.errors import InvalidData, InvalidSetting, UnknownName
 from tasklore.experience import open_store
 from tasklore.experience.records import TaskRecord
 from tasklore.experiment import Experiment, conduct
+from tasklore.nets import MLP
 from tasklore.registry import sources
 from tasklore.report import write_report
+from tasklore.report.contest import write_contest
 from tasklore.tasks.few_shot import Examples, FewShotSource
 from tasklore.tasks.mix import Mix, reshaped
 from tasklore.tasks.source import Collection, MixedSource, Splits
 from tasklore.testing.source import check_source
+from tasklore.train import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,32 @@ def test_every_method_is_judged_on_each_source(tmp_path: Path) -> None:
     table = by_source(findings.by_source)
     assert [column.header for column in table.columns] == ["method", "digits", "colour-digits"]
     assert table.row_count == len(methods)
+
+
+def test_a_contest_judges_every_method_on_each_source(tmp_path: Path) -> None:
+    tasks = Mix(("digits",), unseen=("colour-digits",), n_ways=3, n_queries=4)
+    settings = TrainSettings(steps=3, n_tasks=2, n_validation=4, pretrain_steps=5)
+    contest = Contest(tasks, MLP((16,)), settings, minutes=0.01, shots=(1, 2), n_tasks=6)
+
+    def held() -> tuple[Standing, ...]:
+        with open_store(tmp_path / "lore.db") as store:
+            return hold(contest, ("prototypes",), tmp_path / "contest", store, tmp_path / "artifacts")
+
+    standings = held()
+    assert all(
+        len(standing.by_source[part][shots].scores) == 6
+        for standing in standings
+        for part in ("digits", "colour-digits")
+        for shots in (1, 2)
+    )
+    assert held() == standings  # read back
+    rows = on_sources(standings)
+    assert len(rows) == len(standings) * 2 * 2
+    assert by_source(rows).row_count == len(standings)
+    page = write_contest(contest, standings, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "On each source by itself" in page
+    before = dataclasses.replace(standings[0], by_source={})  # of a contest that did not ask for it
+    assert on_sources((before, *standings[1:])) == ()
 
 
 @pytest.mark.parametrize("other", ["colour-digits", "halved-digits"])

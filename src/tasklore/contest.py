@@ -9,7 +9,7 @@ learners may be added to one that is over.
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,18 +20,28 @@ from .errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailu
 from .evaluate import Evaluation, evaluate
 from .experience.records import RoundRecord
 from .experience.store import ExperienceStore
-from .experiment import Experiment, Trained, baselines, meta_train, tuned
+from .experiment import Experiment, Row, Trained, baselines, meta_train, tuned
 from .learners.base import Learner
 from .loop import Stop, Watch
 from .nets import MLP, Conv4, Net
 from .registry import learners, nets, sources
 from .scores import Score
-from .tasks.source import Collection, Splits
+from .tasks.source import Collection, Splits, TaskSource
 from .train import TrainSettings
-from .types import Kind, TaskSpec
+from .types import Kind, Params, TaskSpec
 from .workspace import difference, hardware, versions, write_json
 
-__all__ = ["Contest", "Spectator", "Standing", "Trial", "default_net", "hold", "in_words", "ranked"]
+__all__ = [
+    "Contest",
+    "Spectator",
+    "Standing",
+    "Trial",
+    "default_net",
+    "hold",
+    "in_words",
+    "on_sources",
+    "ranked",
+]
 
 FORMAT = 1
 DEFAULT_LEARNERS = ("prototypes", "ridge-head", "maml", "anil", "reptile")
@@ -145,6 +155,8 @@ class Standing:
         Of meta-training in all.
     prior : str
         File name of what was learned, in the contest's folder; empty for a baseline.
+    by_source : mapping of str to mapping of int to Evaluation
+        On each part of a mix by itself, by its name and by number of shots.
     """
 
     method: str
@@ -156,6 +168,7 @@ class Standing:
     steps: int = 0
     seconds: float = 0.0
     prior: str = ""
+    by_source: Mapping[str, Mapping[int, Evaluation]] = dataclasses.field(default_factory=dict)
 
     def gain_over(self, other: "Standing", shots: int) -> Score:
         """Return how much better this one is on the same tasks: the mean of the differences, task by task."""
@@ -275,6 +288,17 @@ def ranked(standings: list[Standing], shots: int) -> tuple[Standing, ...]:
     return tuple(sorted(standings, key=badness))
 
 
+def on_sources(standings: Sequence[Standing]) -> tuple[Row, ...]:
+    """Return what each method came to on each part of a mix that all were judged on by itself."""
+    return tuple(
+        Row(shots, evaluation, standing.is_baseline, part)
+        for standing in standings
+        for part, there in standing.by_source.items()
+        if all(part in other.by_source for other in standings)
+        for shots, evaluation in there.items()
+    )
+
+
 def _compete(
     contest: Contest,
     method: str,
@@ -328,20 +352,20 @@ def _compete(
     prior = f"{method}.safetensors"
     final.prior.save(folder / prior)
     rounds = sorted(store.find(RoundRecord, {"run_id": final.workspace.id}), key=lambda turn: turn.index)
-    evaluations: dict[int, Evaluation] = {}
-    for shots in contest.shots:
-        source = splits.test.with_shots(shots)
-        evaluations[shots] = evaluate(
-            final.prior.learner,
-            final.prior.params,
-            source,
-            method=method,
-            trained=final.prior.spec,
-            n_tasks=contest.n_tasks,
-            seed=contest.seed,
-            on_progress=lambda done: spectator.tested(method, done, contest.n_tasks),
-        )
-        final.workspace.record(evaluations[shots], source, {"shots": shots}, f"{contest.name}, test")
+
+    def judge(source: TaskSource, where: str) -> dict[int, Evaluation]:
+        learned, found = final.prior, dict[int, Evaluation]()
+        for shots, some in _by_shots(contest, source):
+            found[shots] = _test(
+                contest, method, learned.learner, learned.params, learned.spec, some, spectator
+            )
+            final.workspace.record(found[shots], some, {"shots": shots}, where)
+        return found
+
+    evaluations = judge(splits.test, f"{contest.name}, test")
+    by_source = {
+        part: judge(source, f"{contest.name}, {part}, test") for part, source in splits.test.named.items()
+    }
     final.workspace.finish(final.outcome.reason)
     history = final.outcome.state.history
     return Standing(
@@ -354,6 +378,32 @@ def _compete(
         final.outcome.state.step,
         others + final.outcome.seconds,
         prior,
+        by_source,
+    )
+
+
+def _by_shots(contest: Contest, source: TaskSource) -> list[tuple[int, TaskSource]]:
+    return [(shots, source.with_shots(shots)) for shots in contest.shots]
+
+
+def _test(
+    contest: Contest,
+    method: str,
+    learner: Learner,
+    params: Params,
+    trained: TaskSpec,
+    source: TaskSource,
+    spectator: Spectator,
+) -> Evaluation:
+    return evaluate(
+        learner,
+        params,
+        source,
+        method=method,
+        trained=trained,
+        n_tasks=contest.n_tasks,
+        seed=contest.seed,
+        on_progress=lambda done: spectator.tested(method, done, contest.n_tasks),
     )
 
 
@@ -398,19 +448,17 @@ def _baselines(
             if contest.tuning:
                 chosen, best, tried = tuned(learner, params, spec, splits.validation, contest.train)
                 trials = [Trial(changes, each.score, each.seconds) for changes, each in tried]
-            evaluations = {
-                shots: evaluate(
-                    best,
-                    params,
-                    splits.test.with_shots(shots),
-                    method=method,
-                    n_tasks=contest.n_tasks,
-                    seed=contest.seed,
-                    on_progress=lambda done, method=method: spectator.tested(method, done, contest.n_tasks),
-                )
-                for shots in contest.shots
-            }
-            found[method] = _to_dict(Standing(method, True, evaluations, chosen, tuple(trials)))
+            evaluations, *apart = (
+                {
+                    shots: _test(contest, method, best, params, spec, some, spectator)
+                    for shots, some in _by_shots(contest, source)
+                }
+                for source in (splits.test, *splits.test.named.values())
+            )
+            by_source = dict(zip(splits.test.named, apart, strict=True))
+            found[method] = _to_dict(
+                Standing(method, True, evaluations, chosen, tuple(trials), by_source=by_source)
+            )
         write_json(path, found)
     standings = [_standing(values, path) for values in _read(path).values()]
     for standing in standings:
@@ -446,14 +494,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _to_dict(standing: Standing) -> dict[str, Any]:
     values = dataclasses.asdict(standing)
-    return values | {"evaluations": {str(n): e for n, e in values["evaluations"].items()}}
+
+    def plain(evaluations: Mapping[int, Any]) -> dict[str, Any]:
+        return {str(shots): evaluation for shots, evaluation in evaluations.items()}
+
+    return values | {
+        "evaluations": plain(values["evaluations"]),
+        "by_source": {part: plain(there) for part, there in values["by_source"].items()},
+    }
 
 
 def _standing(values: Mapping[str, Any], path: Path) -> Standing:
     try:
         read: dict[str, Any] = {
             **values,
-            "evaluations": {int(n): _evaluation(found) for n, found in values["evaluations"].items()},
+            "evaluations": _evaluations(values["evaluations"]),
+            "by_source": {part: _evaluations(v) for part, v in values.get("by_source", {}).items()},
             "trials": tuple(_trial(trial) for trial in values["trials"]),
             "curve": tuple((seconds, Score(**score)) for seconds, score in values["curve"]),
         }
@@ -464,9 +520,8 @@ def _standing(values: Mapping[str, Any], path: Path) -> Standing:
         ) from error
 
 
-def _evaluation(values: Mapping[str, Any]) -> Evaluation:
-    read: dict[str, Any] = {**values, "scores": tuple(values["scores"])}
-    return Evaluation(**read)
+def _evaluations(values: Mapping[str, Any]) -> dict[int, Evaluation]:
+    return {int(n): Evaluation(**(found | {"scores": tuple(found["scores"])})) for n, found in values.items()}
 
 
 def _trial(values: Mapping[str, Any]) -> Trial:

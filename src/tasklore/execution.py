@@ -1,11 +1,12 @@
 """How a meta-step is run: how many tasks at once, in how many threads, within how much memory.
 
-Nothing of this changes what is learned, but for rounding. It is measured on the first step, kept for the rest
-of the run, and said.
+Nothing of this changes what is learned, but for rounding. It is measured on the first step, and once more
+when a run has lasted so long that compiling it would have paid; what was chosen, and why, is said.
 """
 
 import contextlib
 import ctypes
+import dataclasses
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -18,7 +19,16 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import InvalidSetting
 
-__all__ = ["HEAVY", "Execution", "Plan", "choose", "fastest", "held_bytes", "memory_kept"]
+__all__ = [
+    "HEAVY",
+    "Execution",
+    "Plan",
+    "choose",
+    "compiled_if_faster",
+    "fastest",
+    "held_bytes",
+    "memory_kept",
+]
 
 ABOUT_AS_FAST = 1.1
 """Up to this factor a step counts as about as fast as another."""
@@ -28,6 +38,13 @@ MIB = 2**20
 HEAVY = 32 * MIB
 """Bytes. Of what holds more, one task at a time is as fast on a CPU: its operations are long, so that there
 is little to gain from sharing what each of them costs anyway, and several tasks fall out of the caches."""
+
+COMPILE_AFTER = 60.0
+"""Seconds of meta-steps after which compiling is tried. It costs about ten: a run that ends right then has
+lost a sixth, and a longer one gains what there is to gain."""
+
+MOST_COMPILED = 4000
+"""Operations of a meta-step: with more of them the compiler would take minutes."""
 
 FIRST_STACK = 4  # tasks; of fewer, vectorising costs more than it saves
 
@@ -51,12 +68,34 @@ class Plan:
         Whether inner steps are computed again instead of kept, see :class:`~tasklore.types.Context`.
     why : str
         What was measured, in a sentence for the reader.
+    compiled : bool
+        Whether all tasks run at once as one compiled graph instead.
+    settled : bool
+        Whether there is nothing more to try.
+    spent : float
+        Seconds that meta-steps have taken until then.
     """
 
     tasks_at_once: int = 1
     threads: int = 1
     recompute: bool = False
     why: str = ""
+    compiled: bool = False
+    settled: bool = True
+    spent: float = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether compiling is to be tried now."""
+        return not self.settled and self.spent >= COMPILE_AFTER
+
+    def after(self, seconds: float) -> "Plan":
+        """Return the plan when another step has been run."""
+        return self if self.settled else dataclasses.replace(self, spent=self.spent + seconds)
+
+    def uncompiled(self, because: str) -> "Plan":
+        """Return the plan without compiling, which is not tried again."""
+        return dataclasses.replace(self, compiled=False, settled=True, why=f"{self.why}; {because}")
 
 
 def choose(
@@ -69,6 +108,7 @@ def choose(
     task: Callable[[], object] | None = None,
     threads: int = 1,
     memory_limit: int | None = None,
+    compiles: bool = False,
 ) -> Plan:
     """Measure, and return how to run meta-steps.
 
@@ -89,6 +129,8 @@ def choose(
         Most parts that may run at the same time, each on a core of its own.
     memory_limit : int, optional
         MiB that a meta-step may hold.
+    compiles : bool
+        Whether compiling may be tried later on, where several tasks at once are fastest.
 
     Raises
     ------
@@ -103,7 +145,8 @@ def choose(
     if execution != "auto" or n_tasks == 1:
         at_once = 1 if execution == "loop" else most
         asked = f", as execution = '{execution}' asks" if execution != "auto" else ""
-        return Plan(at_once, 1, recompute, f"{_tasks(at_once)} at once{asked}{limits}")
+        why = f"{_tasks(at_once)} at once{asked}{limits}"
+        return Plan(at_once, 1, recompute, why, compiled=execution == "compiled")
     tried: list[str] = []
 
     def within(at_once: int, parts: int) -> int:
@@ -126,7 +169,45 @@ def choose(
     at_once, parts = fastest(most, threads, seconds)
     at_once = within(at_once, parts)
     chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
-    return Plan(at_once, parts, recompute, f"{chosen}: a step took {', '.join(tried)}{limits}")
+    why = f"{chosen}: a step took {', '.join(tried)}{limits}"
+    return Plan(at_once, parts, recompute, why, settled=at_once == 1 or not compiles)
+
+
+def compiled_if_faster(plan: Plan, run: Callable[[Plan], object], alone: Callable[[], object]) -> Plan:
+    """Compile a meta-step, compare, and return the faster plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        That the steps are run by.
+    run : callable (plan)
+        Runs a meta-step.
+    alone : callable
+        Runs one in this thread, all tasks at once.
+    """
+    with _Counting() as counting:
+        alone()
+    if counting.n > MOST_COMPILED:
+        return plan.uncompiled(f"not compiled, as its {counting.n} operations would take minutes")
+    started = time.perf_counter()
+    trial = dataclasses.replace(plan, compiled=True, settled=True)
+    try:
+        run(trial)
+    except InvalidSetting as error:
+        return plan.uncompiled(str(error))
+    prepared = time.perf_counter() - started
+
+    def seconds(plan: Plan) -> float:
+        started = time.perf_counter()
+        run(plan)
+        run(plan)
+        return (time.perf_counter() - started) / 2
+
+    before, after = seconds(plan), seconds(trial)
+    found = f"{after:.3g} s instead of {before:.3g} s once compiled, which took {prepared:.0f} s"
+    if after * ABOUT_AS_FAST > before:
+        return plan.uncompiled(f"{found}, and is not used")
+    return dataclasses.replace(trial, why=f"{plan.why}; {found}")
 
 
 @dataclass(frozen=True)
@@ -254,6 +335,20 @@ def held_bytes(run: Callable[[], object]) -> int:
     with _Holding() as holding:
         run()
     return holding.most
+
+
+class _Counting(TorchDispatchMode):
+    """Counts operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.n += 1
+        return func(*args, **(kwargs or {}))
 
 
 class _Holding(TorchDispatchMode):

@@ -23,7 +23,7 @@ from .loop import Outcome, Stop, Tasks, Watch, run
 from .placement import device_for, placed
 from .registry import learners, sources
 from .state import MetaState, Prior
-from .tasks.source import Collection, MixedSource, Splits, TaskSource
+from .tasks.source import Collection, Splits, TaskSource
 from .train import Around, GradientTrainer, TrainSettings, pretrain
 from .types import Params, TaskSpec
 from .workspace import Workspace
@@ -399,9 +399,7 @@ def conduct(
                 yield Row(shots, found, is_baseline=index > 0, source=part)
 
     rows = list(compared(splits.test))
-    test = splits.test
-    named = zip(test.names, test.parts, strict=True) if isinstance(test, MixedSource) and test.names else ()
-    by_source = [row for part, source in named for row in compared(source, part)]
+    by_source = [row for part, source in splits.test.named.items() for row in compared(source, part)]
 
     over_steps: dict[int, Evaluation] = {}
     if isinstance(prior.learner, GradientLearner):

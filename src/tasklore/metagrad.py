@@ -259,7 +259,7 @@ def _threads(n: int) -> ThreadPoolExecutor:
 class Compiled(Rule):
     """Another rule, the whole of it as one compiled graph: adaptation, prediction and all derivatives.
 
-    The first step takes about a minute, in which the code is made; it is kept on disk by the compiler, and
+    The first step takes some ten seconds, in which the code is made; it is kept on disk by the compiler, and
     later runs begin sooner. Episodes of another size cost another compilation.
 
     Parameters

@@ -6,17 +6,18 @@ beyond its step counter, and a run that was stopped continues as if it had not b
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
-from .execution import Execution, Plan, choose, memory_kept
+from .execution import Execution, Plan, choose, compiled_if_faster, memory_kept
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .optimizers import SGD, Adam, Optimizer
@@ -88,7 +89,8 @@ class TrainSettings:
     execution : {"auto", "vectorised", "loop", "compiled"}
         Tasks of a meta-update run all at once, one by one, or as many at once, in one thread or in one for
         each core, as a measurement at the first step says pays. Compiled, all at once as one graph, small
-        networks are several times faster still, after a minute of preparation; see
+        networks are several times faster still, after some ten seconds of preparation; "auto" tries that on
+        a CPU when meta-updates of several tasks at once have taken a minute. See
         :class:`~tasklore.metagrad.Compiled`.
     memory_limit : int, optional
         MiB of tensors that a meta-update may hold: fewer tasks run at once then, and where even one does not
@@ -230,12 +232,14 @@ def _direction(
     around: Around | None = None,
 ) -> MetaGradient:
     """Return the direction of a step, summed over tasks."""
-    plan = state.plan or Plan()
+    plan = state.plan or Plan(compiled=settings.execution == "compiled")
     learner = in_precision(learner, settings.precision)
     episodes, keys = placed((episodes, keys), state.device)
     context = Context(spec, keys, state.step, training=True, recompute=plan.recompute)
-    compiled = settings.execution == "compiled"
-    rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads, compiled=compiled)
+    if plan.compiled:
+        rule = rule_for(learner, len(keys), compiled=True)
+    else:
+        rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads)
     return (around(rule) if around else rule)(learner, state.params, episodes, context)
 
 
@@ -296,13 +300,25 @@ def fit(
         torch.set_num_threads(state.threads)
     # A prior is judged as it is before anything more is learned: its first round has no steps.
     rounds = state.round + (0 if state.started_from == "prior" else 1)
+    shapes: list[torch.Size] = []
     with memory_kept():
         while state.step < rounds * settings.steps:
             episodes, keys = source.episodes(settings.seed, "train", state.step, settings.n_tasks)
-            if state.plan is None:
-                plan = _planned(learner, state, source.spec, episodes, keys, settings, around)
+            given = (source.spec, episodes, keys, settings, around)
+            before, shapes = shapes, [leaf.shape for leaf in tree_leaves(episodes)]
+            state = _planned(learner, state, *given, varied=before not in ([], shapes))
+            started = time.perf_counter()
+            try:
+                state = step(learner, state, *given)
+            except InvalidSetting as error:
+                if state.plan is None or not state.plan.compiled or settings.execution != "auto":
+                    raise
+                # Of a run that was begun on a machine with a compiler.
+                state = dataclasses.replace(state, plan=state.plan.uncompiled(str(error)))
+                state = step(learner, state, *given)
+            if state.plan is not None:
+                plan = state.plan.after(time.perf_counter() - started)
                 state = dataclasses.replace(state, plan=plan)
-            state = step(learner, state, source.spec, episodes, keys, settings, around)
             yield state
 
 
@@ -314,8 +330,15 @@ def _planned(
     keys: Tensor,
     settings: TrainSettings,
     around: Around | None,
-) -> Plan:
-    """Choose how to run the steps, by measuring this very one."""
+    *,
+    varied: bool,
+) -> MetaState:
+    """Return the state with a plan of how to run the steps; what is to be chosen is measured on this one."""
+    plan = state.plan
+    if plan is not None and varied and settings.execution == "auto" and (plan.compiled or not plan.settled):
+        plan = plan.uncompiled("tasks of different sizes are not compiled")
+    if plan is not None and not plan.due:
+        return dataclasses.replace(state, plan=plan)
 
     def run(plan: Plan) -> None:
         step(learner, dataclasses.replace(state, plan=plan), spec, episodes, keys, settings, around)
@@ -327,6 +350,9 @@ def _planned(
         one, key = tree_map(lambda tensor: tensor[:1], (episodes, keys))
         _direction(learner, dataclasses.replace(state, plan=Plan()), spec, one, key, settings)
 
+    if plan is not None:
+        plan = compiled_if_faster(plan, run, lambda: alone(Plan(settings.n_tasks)))
+        return dataclasses.replace(state, plan=plan)
     on_cpu = state.device.type == "cpu"
     plan = choose(
         settings.n_tasks,
@@ -338,11 +364,12 @@ def _planned(
         # Others have one core each, and a CUDA device needs no more than one.
         threads=min(torch.get_num_threads(), settings.n_tasks) if on_cpu and not around else 1,
         memory_limit=settings.memory_limit,
+        compiles=on_cpu and not around and not learner.tags.scheduled and settings.memory_limit is None,
     )
     if settings.precision == "bfloat16" and not computes_bfloat16(state.device):
         note = "; this processor has no instructions for bfloat16: 'float32' is several times faster here"
         plan = dataclasses.replace(plan, why=plan.why + note)
-    return plan
+    return dataclasses.replace(state, plan=plan)
 
 
 def pretrain(

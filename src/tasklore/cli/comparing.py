@@ -51,13 +51,13 @@ def compare(  # noqa: PLR0913 - options of a command
     again; with another --learner, that one is added to those that are done.
     """
     from ..config import from_settings
-    from ..contest import Contest, hold
+    from ..contest import Contest, hold, on_sources
     from ..experience import open_store, user_folder
     from ..pages import check_installed
     from ..registry import nets, sources
     from ..report.contest import write_contest
     from ..train import TrainSettings
-    from .show import ContestDisplay, print_json, standings
+    from .show import ContestDisplay, by_source, print_json, standings
 
     if plugin is not None:
         load_plugin(plugin)
@@ -90,6 +90,8 @@ def compare(  # noqa: PLR0913 - options of a command
         print_json({"standings": [_as_json(standing) for standing in found], "report": str(written)})
     elif not quiet:
         console.print(standings(contest, found))
+        if apart := on_sources(found):
+            console.print(by_source(apart))
         console.print(f"Report: {written}", soft_wrap=True)
         console.print(f"What was learned: {place}/LEARNER.safetensors, for `tasklore adapt`", soft_wrap=True)
 
@@ -99,6 +101,10 @@ def _as_json(standing: "Standing") -> dict[str, Any]:
         "method": standing.method,
         "baseline": standing.is_baseline,
         "scores": {str(n): dataclasses.asdict(e.score) for n, e in standing.evaluations.items()},
+        "by_source": {
+            part: {str(n): dataclasses.asdict(e.score) for n, e in there.items()}
+            for part, there in standing.by_source.items()
+        },
         "settings": dict(standing.chosen),
         "steps": standing.steps,
         "seconds": standing.seconds,

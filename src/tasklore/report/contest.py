@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contest import Contest, Standing
+from ..contest import Contest, Standing, on_sources
 from ..pages import check_installed, environment, write_page
 from ..scores import Score
 from ..workspace import hardware, versions
@@ -93,6 +93,7 @@ def _render(contest: Contest, standings: Sequence[Standing]) -> str:
         "contest": contest,
         "headline": headline(contest, standings),
         "lines": lines,
+        "sources": list(dict.fromkeys(row.source for row in on_sources(standings))),
         "metric": standings[0].evaluations[main].metric,
         "swatches": {line.standing.method: draw_swatch(line.style, "table") for line in lines},
         "ranking": draw_ranking(contest.shots, [(line.standing, line.style) for line in lines]),

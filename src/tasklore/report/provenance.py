@@ -17,7 +17,6 @@ from ..experience.records import (
 )
 from ..experiment import Findings
 from ..scores import Score
-from ..tasks.source import MixedSource
 from ..workspace import task_record
 
 __all__ = ["Kept", "Remembered", "Round", "Side", "facts", "recipe", "remembered", "rounds_of", "sides"]
@@ -209,9 +208,10 @@ def _toml(value: Any) -> str:
 
 def _tested(findings: Findings) -> list[Any]:
     test = findings.splits.test
-    parts = list(test.parts) if isinstance(test, MixedSource) and findings.by_source else []
     return [
-        source.with_shots(shots) for source in (test, *parts) for shots in findings.experiment.test.shots
+        source.with_shots(shots)
+        for source in (test, *test.named.values())
+        for shots in findings.experiment.test.shots
     ] + ([test] if findings.over_steps else [])
 
 

@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -101,6 +101,11 @@ class TaskSource(abc.ABC):
         Two sources that have none in common never show the same thing.
         """
         return frozenset()
+
+    @property
+    def named(self) -> Mapping[str, "TaskSource"]:
+        """Parts that shall each be judged by itself too, by name; none by default."""
+        return {}
 
     @property
     def pool_spec(self) -> TaskSpec:
@@ -353,6 +358,10 @@ class MixedSource(TaskSource):
     @property
     def plain(self) -> Callable[[Tensor], Tensor] | None:
         return self.parts[0].plain
+
+    @property
+    def named(self) -> Mapping[str, TaskSource]:
+        return dict(zip(self.names, self.parts, strict=False))
 
     @property
     def pool_spec(self) -> TaskSpec:
