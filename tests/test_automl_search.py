@@ -1,9 +1,12 @@
 """How a search spends its time: whose turn it is, and what the members of the blend are fitted to."""
 
 import dataclasses
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from automl_cases import quick_prior
 from sklearn.datasets import load_diabetes
@@ -11,11 +14,19 @@ from sklearn.datasets import load_diabetes
 import tasklore.apps.automl.search as search_module
 from tasklore import AutoRegressor
 from tasklore.apps.automl.losses import metric_for
-from tasklore.apps.automl.measuring import Measurement, Problem, folds_of
+from tasklore.apps.automl.measuring import (
+    Measurement,
+    Problem,
+    fit_quietly,
+    folds_of,
+    measure,
+    outputs_of,
+)
 from tasklore.apps.automl.prior import TablePrior
+from tasklore.apps.automl.saving import open_saved, write
 from tasklore.apps.automl.search import _Search  # pyright: ignore[reportPrivateUsage]
 from tasklore.apps.automl.space import candidates
-from tasklore.apps.automl.trials import Blend, Budget, Design, Trial
+from tasklore.apps.automl.trials import Blend, Budget, Design, Found, Trial
 
 
 def numbers(n: int) -> Problem:
@@ -135,3 +146,93 @@ def test_models_that_no_blend_may_take_are_let_go(monkeypatch: pytest.MonkeyPatc
     assert sorted(losses)[:2] == sorted(np.array(losses)[kept].tolist())
     assert all(pipelines for _, _, pipelines in found.blend.members)
     assert np.isfinite(found.blend.outputs(problem.table)).all()
+
+
+def of_kinds(n: int, **columns: Any) -> Problem:
+    rng = np.random.default_rng(0)
+    given = {name: make(rng, n) for name, make in columns.items()}
+    return Problem.of(pd.DataFrame(given), np.arange(n) % 2, "classification")
+
+
+def texts(rng: np.random.Generator, n: int) -> list[str]:
+    words = np.array([f"word{i}" for i in range(500)], dtype=object)
+    return [" ".join(row) for row in rng.choice(words, (n, 30))]
+
+
+def levels(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.choice(np.array(["one", "two", "three"], dtype=object), n)
+
+
+def searching(problem: Problem, budget: Budget) -> Any:
+    prior = TablePrior.shipped("classification")
+    return _Search(problem, prior, budget, metric_for("classification"), 0.0, lambda trial: None)
+
+
+def test_the_first_model_reads_no_texts_and_few_categories() -> None:
+    one = searching(of_kinds(60, a=texts, b=texts), Budget(10.0))._first_model()
+    assert [candidate.name for _, candidate, _ in one.members] == ["constant"]
+    wide = {f"c{i}": levels for i in range(40)}
+    problem = of_kinds(60, text=texts, **wide)
+    (_, candidate, (pipeline,)), _ = searching(problem, Budget(10.0))._first_model().members
+    assert candidate.name == "first"
+    ((_, _, columns),) = pipeline.named_steps["columns"].transformers
+    assert columns == [f"c{i}" for i in range(20)]
+    assert pipeline.predict_proba(problem.table).shape == (60, 2)
+
+
+@pytest.mark.parametrize("budget", [Budget(5.0), Budget(5.0, memory=2000)], ids=["texts", "memory"])
+def test_what_must_be_ended_or_bounded_is_not_tried_in_this_process(
+    budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: list[str] = []
+    monkeypatch.setattr(
+        search_module, "measure", lambda candidate, *rest, **more: here.append(candidate.name)
+    )
+    problem = of_kinds(300, a=levels) if budget.memory else of_kinds(300, a=levels, text=texts)
+    found = searching(problem, dataclasses.replace(budget, seconds=4.0, evaluations=None))
+    found.started = time.monotonic()
+    result = found.run()
+    assert here == []
+    assert result.trials
+
+
+def test_what_a_text_takes_to_read_is_expected() -> None:
+    plain, long = (searching(of_kinds(100, a=levels, **more), Budget(5.0)) for more in ({}, {"text": texts}))
+    for search in (plain, long):
+        search.started = time.monotonic()
+        search.run()
+    assert plain.characters == 0
+    assert long.characters > 100 * 30 * 5
+    assert min(long.expected.values()) >= 1e-6 * long.characters
+
+
+def test_what_fitting_takes_is_remembered_for_the_rows_that_are_described() -> None:
+    problem = numbers(50)
+    measured = Measurement("ridge-1", (0.5,), 8.0, 0.0, 0.0, np.zeros((50, 1)))
+    trial = Trial(0, candidates("regression")["ridge-1"], measured, 0, 12_000, 1.0, 0.5)
+    blend = Blend(problem, ())
+    metric = metric_for("regression")
+    found = Found(blend, (trial,), (), {}, 0, 1.0, 0.5, metric, "", 1.0, 0.1, n_described=3000)
+    assert found.seconds_of(trial) == 2.0
+    assert found.seconds_of(dataclasses.replace(trial, n_rows=100)) == 40.0  # not all of it is for rows
+
+
+def test_no_other_fold_is_begun_when_the_time_is_over() -> None:
+    problem = numbers(60)
+    late = measure(candidates("regression")["ridge-1"], problem, folds_of(problem, 5), until=0.0)
+    assert len(late.losses) == 1
+    assert not late.error
+
+
+def test_a_row_unlike_all_others_spoils_no_prediction(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = 10 - rng.exponential(0.01, size=(200, 1))
+    problem = Problem.of(x, (x[:, 0] > np.median(x)).astype(int), "classification")
+    pipeline = fit_quietly(candidates("classification")["logistic-power"], problem)
+    rows = problem.schema.table(np.array([[1e6], [x[0, 0]], [-1e30]]))
+    found = outputs_of(pipeline, rows, problem)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[1], outputs_of(pipeline, rows.iloc[1:2], problem)[0])
+    write(tmp_path / "model.skops", {"pipeline": pipeline})
+    again = open_saved(tmp_path / "model.skops")["pipeline"]
+    np.testing.assert_array_equal(outputs_of(again, rows, problem), found)

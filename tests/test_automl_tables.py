@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from tasklore.apps.automl.tables import MISSING, Schema
+from tasklore.apps.automl.tables import (
+    MISSING,
+    Schema,
+    _parsed,  # pyright: ignore[reportPrivateUsage]
+)
 from tasklore.errors import InvalidData
 
 
@@ -204,3 +208,35 @@ def test_periods_are_dates() -> None:
     assert (schema.columns[0].kind, schema.columns[0].missing) == ("date", 0.0)
     table: Any = schema.table(frame)
     assert table["when"][2] == pd.Timestamp("2024-01-03")
+
+
+def test_levels_are_named_as_one_by_one() -> None:
+    mixed = pd.Series([1, True, "1", 2.0, None, "True"], dtype=object)
+    frame = pd.DataFrame(
+        {
+            "mixed": mixed,
+            "kinds": pd.Categorical(["b", None, "a", "b", "a", "b"], categories=["unused", "b", "a"]),
+            "texts": ["x", None, "y", "x", "y", "(missing)"],
+            "truths": pd.array([True, None, False, True, True, True], dtype="boolean"),
+        }
+    )
+    schema, table = Schema.read(frame)
+    assert schema == Schema.of(frame)
+    pd.testing.assert_frame_equal(table, schema.table(frame))
+    assert table["mixed"].tolist() == ["1", "True", "1", "2", MISSING, "True"]
+    assert table["kinds"].tolist() == ["b", MISSING, "a", "b", "a", "b"]
+    assert table["truths"].tolist() == ["True", MISSING, "False", "True", "True", "True"]
+    found = {column.name: (column.n_unique, round(6 * column.missing)) for column in schema.columns}
+    assert found == {"mixed": (3, 1), "kinds": (2, 1), "texts": (2, 2), "truths": (2, 1)}
+
+
+@pytest.mark.parametrize("day_first", [False, True])
+def test_dates_of_one_format_and_others_are_read_alike(day_first: bool) -> None:
+    usual = pd.date_range("2001-03-14", periods=50, freq="31h").strftime(
+        "%d/%m/%Y %H:%M" if day_first else "%m/%d/%Y %H:%M"
+    )
+    written = pd.Series([*usual, None, "2020-01-02", "never", "03/04/2021", "2020-01-02T03:04:05+02:00"])
+    parsed = _parsed(written.astype(object), day_first)
+    one_by_one = pd.to_datetime(written, format="mixed", errors="coerce", dayfirst=day_first, utc=True)
+    pd.testing.assert_series_equal(parsed, one_by_one, check_dtype=False)
+    assert parsed.isna().sum() == 2

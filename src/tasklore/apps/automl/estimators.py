@@ -114,8 +114,7 @@ class _Auto(BaseEstimator):
             raise InvalidSetting(
                 f"name is {str(name)[:50]!r}; give a text of 1 to {LONGEST_NAME} characters, or None"
             )
-        schema = Schema.of(X)
-        table = schema.table(X)
+        schema, table = Schema.read(X)
         if len(table) < 2:
             raise InvalidData("Found array with 1 sample(s) while a minimum of 2 is required.")
         if y is None:
@@ -160,7 +159,7 @@ class _Auto(BaseEstimator):
             del self.feature_names_in_
         if store is not None and self.remember:
             tried = {
-                trial.candidate.name: (list(trial.measured.losses), trial.measured.fit_seconds)
+                trial.candidate.name: (list(trial.measured.losses), found.seconds_of(trial))
                 for trial in found.trials
                 if trial.level == 0 and trial.measured.losses and not trial.measured.error
             }

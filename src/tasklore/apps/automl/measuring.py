@@ -1,6 +1,7 @@
 """How good a candidate is on a table: cross-validated losses, predictions, times and memory."""
 
 import dataclasses
+import math
 import resource
 import time
 import warnings
@@ -68,8 +69,7 @@ class Problem:
     @classmethod
     def of(cls, X: Any, y: Any, kind: Kind) -> "Problem":  # noqa: N803
         """Look at a table and its target; rows without a target are left out."""
-        schema = Schema.of(X)
-        table = schema.table(X)
+        schema, table = Schema.read(X)
         if kind == "regression":
             targets = np.asarray(y, dtype=np.float64)
             known = np.isfinite(targets)
@@ -202,6 +202,7 @@ def measure(
     random_state: int = 0,
     give_up_above: Sequence[float] = (),
     keep_models: bool = False,
+    until: float = math.inf,
 ) -> Measurement:
     """Cross-validate a candidate.
 
@@ -215,6 +216,8 @@ def measure(
         For each number of folds, the mean loss above which to stop there; to the end if there are fewer.
     keep_models : bool
         Whether to return the fitted pipelines too.
+    until : float
+        ``time.monotonic()`` from which on no other fold is begun.
     """
     precision = np.float32 if problem.n_classes else np.float64
     total = np.zeros((len(problem.y), problem.n_classes or 1), dtype=precision)
@@ -224,6 +227,8 @@ def measure(
     fit_seconds = predict_seconds = 0.0
     error = ""
     for fitted, judged in folds:
+        if losses and time.monotonic() >= until:
+            break
         part = problem.rows(fitted)
         started = time.process_time()
         try:

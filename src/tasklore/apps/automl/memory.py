@@ -92,12 +92,14 @@ def recall(
     Tables without descriptors of this version, or without a trivial loss, are left out. Of several fits of
     one table the last one that tried a candidate counts.
     """
-    names = NAMES[kind]
+    names, by_task = NAMES[kind], dict[str, list[EvaluationRecord]]()
+    for evaluation in store.find(EvaluationRecord, {"metric": METRIC_NAMES[kind]}):
+        by_task.setdefault(evaluation.task, []).append(evaluation)
     found: dict[str, tuple[Mapping[str, Any], dict[str, tuple[float, float]]]] = {}
     for task in store.find(TaskRecord, {"kind": kind}):
         if not all(isinstance(task.descriptor.get(name), int | float) for name in names):
             continue
-        evaluations = store.find(EvaluationRecord, {"task": task.fingerprint, "metric": METRIC_NAMES[kind]})
+        evaluations = by_task.get(task.fingerprint, [])
         losses: dict[str, tuple[float, float]] = {}
         trivial = {e.run_id: e.mean for e in evaluations if e.method == METHOD_OF_TRIVIAL}
         for evaluation in evaluations:

@@ -287,13 +287,24 @@ def _numbers(features: Features, random_state: int) -> Any:
     scalers: dict[str, Callable[[], Any]] = {
         "standard": StandardScaler,
         "quantile": lambda: _normal(random_state),
-        "power": PowerTransformer,
+        "power": _power,
         "unit": MinMaxScaler,
         "splines": lambda: SplineTransformer(
             N_KNOTS, SPLINE_DEGREE, knots="quantile", extrapolation="linear", include_bias=False
         ),
     }
     return make_pipeline(filled, scalers[features.numbers]())
+
+
+def _power() -> Pipeline:
+    """Bring numbers near to a normal distribution by powers.
+
+    That of a row unlike all others may be infinite, which scaling refuses for all rows together.
+    """
+    finite = FunctionTransformer(
+        np.nan_to_num, kw_args={"posinf": 1e100, "neginf": -1e100}, feature_names_out="one-to-one"
+    )
+    return make_pipeline(PowerTransformer(standardize=False), finite, StandardScaler())
 
 
 def _normal(random_state: int) -> QuantileTransformer:

@@ -26,7 +26,7 @@ from .measuring import Measurement, Problem, fit_quietly, folds_of, measure, out
 from .pipelines import Candidate, Features
 from .prior import TablePrior
 from .space import candidates
-from .trials import Blend, Budget, Design, Found, Trial
+from .trials import Blend, Budget, Design, Found, Trial, growth
 from .varying import Variations
 from .worker import Worker, lent
 
@@ -47,12 +47,15 @@ N_UP = 10  # candidates that go up
 REFIT_SHARE = 1.4  # times what refitting is expected to take is kept for it
 MOST_OF_WHAT_IS_LEFT = 0.8  # that a candidate which goes up may be expected to take
 OVERHEAD = 0.01  # seconds of a fold
-LONGEST_TRIAL = 600.0  # seconds, whatever the budget
+LONGEST_TRIAL, NEVER = 600.0, 1e6  # seconds, whatever the budget; and where measured times decide nothing
 N_NEAREST = 20  # candidates that a blend may be made of
 LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
 QUICK_CELLS = 250_000  # numbers that the first model sees: a tree fits so many in 0.2 s
+QUICK_KINDS = ("boolean", "category", "date")  # of columns that it sees besides, the first of them
+QUICK_OTHERS, OTHER_CELLS = 20, 5  # so many at most, each of which takes as long as so many of numbers
 DESCRIBED_ROWS = 3000
+SECONDS_A_CHARACTER = 1e-6  # of a text: words and pairs of them are counted, and reduced to a few numbers
 BEYOND_PAST = 1.5  # times these: past tables say less about larger ones
 CONSTANT = Candidate("constant", "constant", {}, Features())
 
@@ -109,6 +112,9 @@ class _Search:
             first_model = self._elapsed()
             seed = self.budget.random_state
             sample = self.problem.sample(DESCRIBED_ROWS, seed)
+            self.characters = sum(
+                int(sample.table[name].str.len().sum()) for name in sample.schema.of_kind("text")
+            )
             self.described = describe(sample.table, sample.y, sample.kind, sample.schema, seed)
             space = {**candidates(self.problem.kind), **image_candidates(self.problem)}
             self.suited = {
@@ -142,11 +148,16 @@ class _Search:
             reason,
             self._elapsed(),
             first_model,
+            len(sample.y),
         )
 
     def _expected(self) -> dict[str, float]:
-        """Return the seconds that fitting each candidate to what was described is expected to take."""
-        return dict(zip(self.prior.candidates, self.prior.seconds_for(self.described).tolist(), strict=True))
+        """Return the seconds that fitting each candidate to what was described is expected to take.
+
+        Past tables had next to no texts, so what reading them takes is added.
+        """
+        seconds = self.prior.seconds_for(self.described) + SECONDS_A_CHARACTER * self.characters
+        return dict(zip(self.prior.candidates, seconds.tolist(), strict=True))
 
     def _best_level(self) -> int:
         """Return where the best candidate is; a poor one on more rows does not count for more."""
@@ -169,12 +180,21 @@ class _Search:
 
     def _first_model(self) -> Blend:
         """Fit a small tree, so that there is something whatever happens."""
-        n_columns = self.problem.table.shape[1]
-        few = self.problem.sample(max(200, QUICK_CELLS // n_columns), self.budget.random_state)
+        seen = [column for column in self.problem.schema.columns if column.kind == "number"]
+        seen += [column for column in self.problem.schema.columns if column.kind in QUICK_KINDS][
+            :QUICK_OTHERS
+        ]
+        n_others = sum(column.kind != "number" for column in seen)
+        cells = max(1, len(seen) + (OTHER_CELLS - 1) * n_others)
+        few = self.problem.sample(max(200, QUICK_CELLS // cells), self.budget.random_state)
+        if seen:
+            few = dataclasses.replace(few, schema=dataclasses.replace(few.schema, columns=tuple(seen)))
         leaf = max(5, len(few.y) // 50)
         quick = Candidate("first", "tree", {"max_depth": 6, "min_samples_leaf": leaf}, Features())
         rowless = self._rowless()
         always = fit_quietly(CONSTANT, few)
+        if not seen:
+            return Blend(rowless, ((1.0, CONSTANT, (always,)),))
         try:
             pipeline = fit_quietly(quick, few, self.budget.random_state)
             outputs_of(pipeline, few.table.iloc[:1], few)
@@ -281,7 +301,15 @@ class _Search:
         return tuple((so_far + margin).tolist())
 
     def _while_starting(self, workers: list[Worker]) -> None:
-        """Try quick candidates in this process until another one is ready, which may take seconds."""
+        """Try quick candidates in this process until another one is ready, which may take seconds.
+
+        Not where this process would have to keep a limit of memory, nor with texts: what they take says no
+        experience, and nothing ends a fit that is under way here.
+        """
+        if self.budget.memory is not None or self.problem.schema.of_kind("text"):
+            while not any(worker.ready for worker in workers) and self._left() > 0:
+                time.sleep(0.01)
+            return
         most = 0.05 * (self.budget.seconds or 0.0)
         while not any(worker.ready for worker in workers):
             cost = {
@@ -303,6 +331,7 @@ class _Search:
                     self.budget.random_state,
                     bar,
                     keep_models=True,
+                    until=time.monotonic() + self._left(),
                 )
             self._note(name, 0, found, began)
 
@@ -318,7 +347,7 @@ class _Search:
         if loaded.get(worker) != level:
             worker.load(design.problem, design.folds)
             loaded[worker] = level
-        limit = max(0.0, min(self._left(), LONGEST_TRIAL))
+        limit = NEVER if self.budget.seconds is None else max(0.0, min(self._left(), LONGEST_TRIAL))
         return worker.measure(
             candidate,
             limit,
@@ -371,9 +400,8 @@ class _Search:
         return judged, problem.y[judged], None if problem.weights is None else problem.weights[judged]
 
     def _expected_fit(self, name: str, level: int) -> float:
-        rows = self.levels[level].n_rows
         described = min(len(self.problem.y), DESCRIBED_ROWS)
-        return max(float(self.expected[name]), 1e-3) * max(0.2, rows / described)
+        return max(float(self.expected[name]), 1e-3) * growth(self.levels[level].n_rows, described)
 
     def _expected_trial(self, name: str, level: int) -> float:
         """Return the seconds that trying a candidate is expected to take on this machine."""

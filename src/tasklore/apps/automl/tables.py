@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
 from scipy.sparse import csr_array, issparse
 
 from ...errors import InvalidData
@@ -29,13 +30,14 @@ MISSING = "(missing)"
 """What a category is called where there is none."""
 
 SAMPLE = 1000  # values that a column's kind is guessed from
+FEWEST = 100  # of them; where so many are not missing, the rows between are not looked at
 COUNTED = 5000  # rows that different numbers are counted in: sorting all would outlast a short budget
 MOST_CELLS = 250_000_000  # of a sparse matrix, which becomes dense: 2 GB
 LARGEST = 1e30  # numbers are cut here: single precision, and squares of what is larger, would be infinite
 READABLE = 0.95  # share of them that must be numbers or dates
 LONG_TEXT = 25.0  # mean characters from which on distinct values are text
 SHORT_DATE = re.compile(r"\s*(\d{1,2})([-/.])(\d{1,2})\2\d{2,4}\b")
-DATE = r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*$"
+DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*$")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,12 @@ class Schema:
 
     @classmethod
     def of(cls, X: Any) -> "Schema":
-        """Look at a table.
+        """Look at a table, and return what its columns are; see :meth:`read`."""
+        return cls.read(X)[0]
+
+    @classmethod
+    def read(cls, X: Any) -> tuple["Schema", Table]:
+        """Look at a table, and return what its columns are and its rows in canonical form.
 
         Parameters
         ----------
@@ -92,12 +99,15 @@ class Schema:
             It is no table, or is empty.
         """
         frame = _frame(X)
-        names, block = _block(frame, list(frame.columns))
+        wanted = list(frame.columns)
+        names, block = _block(frame, wanted)
         found = dict(zip(names, _number_columns(names, block), strict=True))
-        for name in frame.columns:
+        others: dict[str, Values] = {}
+        for name in wanted:
             if name not in found:
-                found[name] = _read(name, frame[name])
-        return cls(tuple(found[name] for name in frame.columns), isinstance(X, pd.DataFrame))
+                found[name], others[name] = _read(name, frame[name])
+        schema = cls(tuple(found[name] for name in wanted), isinstance(X, pd.DataFrame))
+        return schema, _assembled(wanted, names, block, others)
 
     def of_kind(self, *kinds: ColumnKind) -> list[str]:
         """Return the columns of some kinds that tell rows apart: by more than one value, or by gaps."""
@@ -147,16 +157,14 @@ class Schema:
         known = {column.name: column for column in self.columns}
         are_numbers = [name for name in wanted if known[name].kind == "number" and name in given]
         numbers, block = _block(given, are_numbers)
-        table = pd.DataFrame(block, columns=pd.Index(numbers, dtype=object), copy=False)
-        if len(numbers) == len(wanted):
-            return table
         nothing = pd.Series([None] * len(given), dtype=object)
+        plain = set(numbers)
         others = {
             name: _canonical(given.get(name, nothing), known[name].kind, known[name].day_first)
             for name in wanted
-            if name not in table
+            if name not in plain
         }
-        return pd.concat([table, pd.DataFrame(others)], axis=1).reindex(columns=wanted)
+        return _assembled(wanted, numbers, block, others)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -166,6 +174,11 @@ class Schema:
     def from_dict(cls, values: Mapping[str, Any]) -> "Schema":
         """Read what :meth:`to_dict` gave."""
         return cls(tuple(Column(**column) for column in values["columns"]), bool(values["named"]))
+
+
+def _assembled(wanted: list[str], numbers: list[str], block: np.ndarray, others: dict[str, Values]) -> Table:
+    table = pd.DataFrame(block, columns=pd.Index(numbers, dtype=object), copy=False)
+    return pd.concat([table, pd.DataFrame(others)], axis=1).reindex(columns=wanted) if others else table
 
 
 def _frame(X: Any) -> pd.DataFrame:
@@ -255,14 +268,21 @@ def _number_columns(names: list[str], block: np.ndarray) -> Iterator[Column]:
         yield Column(name, "number", int(count), float(share))
 
 
-def _read(name: str, raw: Values) -> Column:
-    """Describe a column, and guess its kind."""
+def _read(name: str, raw: Values) -> tuple[Column, Values]:
+    """Guess the kind of a column, describe it, and return it in canonical form."""
     kind = _kind(raw)
+    if kind in ("category", "boolean", "text"):
+        codes, levels = _levels(raw, kind)
+        counts = Counter[str]()
+        for code, count in enumerate(np.bincount(codes, minlength=len(levels)).tolist()):
+            counts[levels[code]] += count
+        missing = counts.pop(MISSING, 0) + counts.pop("", 0)
+        n_unique = sum(count > 0 for count in counts.values())
+        return Column(name, kind, n_unique, missing / len(codes)), _named(codes, levels)
     day_first = kind == "date" and _day_first(raw)
     values = _canonical(raw, kind, day_first)
-    if kind in ("category", "boolean", "text"):
-        values = values.where(~values.isin([MISSING, ""]), None)
-    return Column(name, kind, int(values.nunique()), float(values.isna().mean()), day_first)
+    column = Column(name, kind, int(values.nunique()), float(values.isna().mean()), day_first)
+    return column, values
 
 
 def _day_first(raw: Values) -> bool:
@@ -288,21 +308,27 @@ def _kind(raw: Values) -> ColumnKind:
         return "date"
     if types.is_numeric_dtype(raw.dtype) or types.is_timedelta64_dtype(raw.dtype):
         return "number"
-    known = raw.dropna()
-    if len(known) == 0:
+    sample = raw.iloc[:: max(1, len(raw) // SAMPLE)].dropna()
+    if len(sample) < FEWEST:
+        known = raw.dropna()
+        sample = known.iloc[:: max(1, len(known) // SAMPLE)]
+    if len(sample) == 0:
         return "number"
-    sample = known.iloc[:: max(1, len(known) // SAMPLE)]
     if all(isinstance(value, bool | np.bool_) for value in sample):
         return "boolean"
-    text: Values = sample.astype(str)
-    if cast("Values", pd.to_numeric(text, errors="coerce")).notna().mean() >= READABLE:
+    counts = Counter(map(str, sample.to_numpy(dtype=object)))
+    levels, shares = np.array(list(counts), dtype=object), np.array(list(counts.values())) / len(sample)
+
+    def mean(values: Any) -> float:
+        return float(np.asarray(list(values), dtype=np.float64) @ shares)
+
+    if mean(~np.isnan(cast("Values", pd.to_numeric(levels, errors="coerce")))) >= READABLE:
         return "number"
-    if text.str.match(DATE).mean() >= READABLE and _dates(text).notna().mean() >= READABLE:
+    dated = mean(DATE.match(level) is not None for level in levels) >= READABLE
+    if dated and mean(_dates(pd.Series(levels, dtype=object)).notna()) >= READABLE:
         return "date"
-    distinct = text.nunique() / len(text)
-    if distinct > 0.5 and text.str.len().mean() >= LONG_TEXT and text.str.contains(" ").mean() > 0.5:
-        return "text"
-    return "category"
+    long = mean(map(len, levels)) >= LONG_TEXT and mean(" " in level for level in levels) > 0.5
+    return "text" if long and len(levels) > 0.5 * len(sample) else "category"
 
 
 def _canonical(raw: Values, kind: ColumnKind, day_first: bool = False) -> Values:
@@ -313,13 +339,30 @@ def _canonical(raw: Values, kind: ColumnKind, day_first: bool = False) -> Values
         return pd.Series(_usable(numbers))
     if kind == "date":
         return _dates(raw, day_first)
-    missing = raw.isna().to_numpy()
+    return _named(*_levels(raw, kind))
+
+
+def _named(codes: np.ndarray, levels: list[str]) -> Values:
+    return pd.Series(np.array(levels, dtype=object)[codes], dtype=object)
+
+
+def _levels(raw: Values, kind: ColumnKind) -> tuple[np.ndarray, list[str]]:
+    """Return each row's place in a list of canonical names, of which the last one is that of a gap.
+
+    Each different value is named once where that is safe: of mixed types, ``1`` and ``True`` count as one.
+    """
+    name = _truth if kind == "boolean" else _level
     filler = "" if kind == "text" else MISSING
-    level = _truth if kind == "boolean" else _level
-    values = np.array(
-        [filler if gap else level(v) for v, gap in zip(raw, missing, strict=True)], dtype=object
-    )
-    return pd.Series(values, dtype=object)
+    if isinstance(raw.dtype, pd.CategoricalDtype):
+        codes, values = raw.cat.codes.to_numpy(), raw.cat.categories
+    elif pd.api.types.infer_dtype(raw, skipna=True) in ("string", "boolean", "integer", "floating"):
+        codes, values = pd.factorize(raw)
+    else:
+        gaps = raw.isna().to_numpy()
+        codes = np.where(gaps, -1, np.cumsum(~gaps) - 1)
+        values = raw[~gaps]
+    levels = [*(name(value) for value in values), filler]
+    return np.where(codes < 0, len(levels) - 1, codes), levels
 
 
 def _level(value: Any) -> str:
@@ -342,10 +385,26 @@ def _dates(raw: Values, day_first: bool = False) -> Values:
     if not pd.api.types.is_datetime64_any_dtype(raw.dtype):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about formats that differ from row to row
-            raw = pd.to_datetime(raw, errors="coerce", format="mixed", dayfirst=day_first, utc=True)
+            raw = _parsed(raw, day_first)
     if raw.dt.tz is not None:
         raw = raw.dt.tz_convert("UTC").dt.tz_localize(None)
     return raw.astype("datetime64[us]")  # nanoseconds would end in the year 2262, and "never" is often 9999
+
+
+def _parsed(raw: Values, day_first: bool) -> Values:
+    """Read dates: in the format of the first one, which is many times as fast, and the rest one by one."""
+    asked: dict[str, Any] = {"errors": "coerce", "dayfirst": day_first, "utc": True}
+    first = raw.first_valid_index()
+    layout = None
+    if first is not None and pd.api.types.infer_dtype(raw, skipna=True) == "string":
+        layout = guess_datetime_format(raw[first], dayfirst=day_first)
+    if layout is None:
+        return pd.to_datetime(raw, format="mixed", **asked)
+    found: Values = pd.to_datetime(raw, format=layout, **asked)
+    others = found.isna() & raw.notna()
+    if others.any():
+        found = found.where(~others, pd.to_datetime(raw.where(others), format="mixed", **asked))
+    return found
 
 
 def _some(names: list[str]) -> str:

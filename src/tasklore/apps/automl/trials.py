@@ -15,7 +15,7 @@ from .measuring import Folds, Measurement, Problem, fit_quietly, outputs_of
 from .pipelines import Candidate
 from .tables import Table
 
-__all__ = ["Blend", "Budget", "Design", "Found", "Trial"]
+__all__ = ["Blend", "Budget", "Design", "Found", "Trial", "growth"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,11 @@ class Blend:
         return dataclasses.replace(self, problem=meaning, members=members)
 
 
+def growth(rows: int, described: int) -> float:
+    """Return how many times as long fitting takes on so many rows; some of it does not depend on them."""
+    return max(0.2, rows / described)
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What a search ended with.
@@ -180,6 +185,8 @@ class Found:
     seconds : float
     first_model : float
         Seconds after which there was a first model.
+    n_described : int
+        Rows that the table was described by.
     """
 
     blend: Blend
@@ -193,3 +200,8 @@ class Found:
     reason: str
     seconds: float
     first_model: float
+    n_described: int
+
+    def seconds_of(self, trial: Trial) -> float:
+        """Return what fitting a candidate to the rows that were described takes, as past tables tell it."""
+        return trial.measured.fit_seconds / growth(trial.n_rows, self.n_described)
