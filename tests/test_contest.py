@@ -16,7 +16,7 @@ from tasklore.evaluate import Evaluation
 from tasklore.experience import open_store
 from tasklore.experience.records import RunRecord
 from tasklore.learners.gradient import MAML
-from tasklore.nets import MLP
+from tasklore.nets import MLP, Conv4
 from tasklore.registry import learners, sources
 from tasklore.report.contest import headline, write_contest
 from tasklore.state import Prior
@@ -152,6 +152,9 @@ def test_who_cannot_take_part_is_told_why(
 ) -> None:
     with pytest.raises(error, match=message):
         held(contest(), tmp_path, names)
+    with pytest.raises(InvalidData, match="Conv4 needs images"):
+        held(contest("sinusoid", net=Conv4()), tmp_path, ("maml",))
+    assert not (tmp_path / "contest").exists(), "free for settings that work"
 
 
 def test_a_learner_of_classes_takes_no_part_in_regression(tmp_path: Path) -> None:

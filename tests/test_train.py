@@ -17,6 +17,7 @@ from tasklore.execution import fastest
 from tasklore.experience import open_store
 from tasklore.experiment import Experiment, baselines, meta_train
 from tasklore.learners.base import Learner
+from tasklore.learners.baselines import FineTuning, FromScratch, RidgeBaseline
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.closed_form import RidgeHead
 from tasklore.learners.gradient import BOIL, MAML, Reptile
@@ -31,6 +32,7 @@ from tasklore.tasks.source import Splits, Task, TaskSource
 from tasklore.tasks.synthetic import SinusoidSource
 from tasklore.train import GradientTrainer, TrainSettings, fit, init, pretrain, step
 from tasklore.types import Batch, Context, TaskSpec
+from tasklore.workspace import difference
 
 
 @pytest.fixture(scope="module")
@@ -320,3 +322,42 @@ def test_a_remembered_prior_of_another_shape_is_not_started_from(tmp_path: Path,
         assert started(rated, "prior", "rated") == "prior"
         larger = dataclasses.replace(rated, step_size=0.4)  # what was learned are factors on it
         assert started(larger, "prior", "larger") == "random"
+
+
+@pytest.mark.parametrize(
+    ("learner", "changes", "error", "message"),
+    [
+        (FromScratch(MLP((6,))), {}, InvalidSetting, "scratch is a baseline: it does not meta-learn"),
+        (FineTuning(MLP((6,))), {}, InvalidSetting, "finetune is a baseline"),
+        (RidgeBaseline(), {}, InvalidSetting, "ridge-regression is a baseline"),
+        (CAVIA(MLP((6,))), {"precision": "bfloat16"}, InvalidSetting, "works inside its network"),
+        (MAML(Identity()), {}, InvalidSetting, "has no output layer"),
+        (Prototypes(Identity()), {}, InvalidSetting, "nothing to meta-learn"),
+    ],
+)
+def test_what_cannot_work_leaves_the_folder_to_what_can(
+    learner: Learner,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    digits: Splits,
+) -> None:
+    settings = TrainSettings(steps=1, n_tasks=2, n_validation=4)
+    with open_store(tmp_path / "lore.db") as store:
+
+        def trained(learner: Learner, train: TrainSettings) -> None:
+            experiment = Experiment(Digits(), learner, train, stop=Stop(rounds=1))
+            meta_train(experiment, digits, tmp_path / "run", store, tmp_path / "artifacts")
+
+        with pytest.raises(error, match=message):
+            trained(learner, dataclasses.replace(settings, **changes))
+        assert not (tmp_path / "run").exists()
+        trained(MAML(MLP((6,))), settings)
+
+
+def test_the_first_difference_of_a_section_is_its_name() -> None:
+    old = {"learner": {"inner_steps": 1, "name": "maml"}, "train": {"seed": 0}}
+    new = {"learner": {"distance": "scaled", "name": "prototypes"}, "train": {"seed": 0}}
+    assert difference(old, new) == "learner.name was 'maml', is 'prototypes'"
+    assert difference(old, old | {"train": {"seed": 1}}) == "train.seed was 0, is 1"

@@ -27,7 +27,7 @@ from .nets import MLP, Conv4, Net
 from .registry import learners, nets, sources
 from .scores import Score
 from .tasks.source import Collection, Splits, TaskSource
-from .train import TrainSettings
+from .train import GradientTrainer, TrainSettings
 from .types import Kind, Params, TaskSpec
 from .workspace import difference, hardware, versions, write_json
 
@@ -233,12 +233,14 @@ def hold(
         A learner cannot learn such tasks.
     """
     spectator = spectator or Spectator()
-    _claim(contest, folder)
     splits = contest.tasks.splits()
     net = contest.net or default_net(splits.train.spec, contest.tasks.suggested_net)
     chosen = _entrants(names, net, splits.train.spec)
+    for learner in chosen.values():
+        GradientTrainer(learner, contest.train, splits.train.spec).check(splits.train)
     for shots in contest.shots:
         splits.test.with_shots(shots)  # fails before any time is spent
+    _claim(contest, folder)
     standings: list[Standing] = []
     for method, learner in chosen.items():
         path = folder / f"{method}.json"

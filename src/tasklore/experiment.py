@@ -306,10 +306,22 @@ def meta_train(
         Its tasks.
     folder, store, artifacts, run_id, watch, around
         See :func:`conduct`.
+
+    Raises
+    ------
+    InvalidSetting, InvalidData
+        The settings cannot work, alone or with these tasks; nothing was written.
     """
     name = sources.name_of(type(experiment.tasks))
     spec, scaling = splits.train.spec, splits.train.scaling
     trainer = GradientTrainer(experiment.learner, experiment.train, spec, scaling, around=around)
+    if experiment.learner.tags.starts_from != "tasks":
+        raise InvalidSetting(
+            f"{learners.name_of(type(experiment.learner))} is a baseline: it does not meta-learn, and every "
+            "run compares with it; choose a learner that meta-learns, such as 'prototypes' or 'maml', with "
+            "initial = 'pretrained' for a start from plain training"
+        )
+    trainer.check(splits.train)
     workspace = Workspace(
         folder,
         store,

@@ -20,6 +20,7 @@ from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .execution import Execution, Plan, choose, compiled_if_faster, memory_kept
 from .learners.base import Learner
 from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
+from .nets import Net
 from .optimizers import SGD, Adam, Optimizer
 from .placement import Device, Precision, computes_bfloat16, device_for, in_precision, placed
 from .scores import Score
@@ -290,11 +291,7 @@ def fit(
     learner.check_spec(source.spec)
     if state is None:
         state = init(learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)
-    if not state.params:
-        raise InvalidSetting(
-            f"{type(learner).__name__} has nothing to meta-learn: this net has no weights to train; choose "
-            "another one, or evaluate the learner as it is"
-        )
+    _needs_weights(learner, state.params)
     state = state.on(device_for(settings.device))
     if state.threads != torch.get_num_threads():
         torch.set_num_threads(state.threads)
@@ -402,11 +399,9 @@ def pretrain(
     InvalidData
         The tasks have no classes in common.
     """
-    net = learner.backbone
-    if net is None:
-        raise InvalidSetting(f"{type(learner).__name__} has no network to pre-train; use initial = 'random'")
-    pooled, optimizer = source.pool_spec, Adam(1e-3)
-    net, device = in_precision(learner, settings.precision).backbone or net, device_for(settings.device)
+    net, pooled = _poolable(learner, source)
+    optimizer, device = Adam(1e-3), device_for(settings.device)
+    net = in_precision(learner, settings.precision).backbone or net
     weights = net.init(pooled.input_shape, pooled.n_outputs, Generator().manual_seed(settings.seed))
     weights = placed(weights, device)
     moments = optimizer.init(weights)
@@ -428,6 +423,22 @@ def pretrain(
         for name in head & set(start)
     }
     return {name: weights.get(name, tensor).detach() for name, tensor in start.items()} | fresh
+
+
+def _poolable(learner: Learner, source: TaskSource) -> tuple[Net, TaskSpec]:
+    """Return the net that plain training is for, and the one problem that the past tasks are together."""
+    net = learner.backbone
+    if net is None:
+        raise InvalidSetting(f"{type(learner).__name__} has no network to pre-train; use initial = 'random'")
+    return net, source.pool_spec
+
+
+def _needs_weights(learner: Learner, params: Params) -> None:
+    if not params:
+        raise InvalidSetting(
+            f"{type(learner).__name__} has nothing to meta-learn: this net has no weights to train; choose "
+            "another one, or evaluate the learner as it is"
+        )
 
 
 def _judged_at_once(state: MetaState) -> int:
@@ -457,6 +468,24 @@ class GradientTrainer:
     spec: TaskSpec
     scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
     around: Around | None = dataclasses.field(default=None, kw_only=True)
+
+    def check(self, past: TaskSource) -> None:
+        """Raise now what would end the first round, before anything is written.
+
+        Raises
+        ------
+        InvalidSetting
+            The net has no weights to meta-learn, or the device, the precision or the start cannot be had.
+        InvalidData
+            The learner cannot learn such tasks, or they cannot be pooled for a pre-trained start.
+        """
+        learner, settings = self.learner, self.settings
+        learner.check_spec(self.spec)
+        device_for(settings.device)
+        in_precision(learner, settings.precision)
+        if settings.initial == "pretrained":
+            _poolable(learner, past)
+        _needs_weights(learner, learner.init(self.spec, Generator().manual_seed(settings.seed)))
 
     def initialise(self, past: TaskSource, prior: Prior | None) -> MetaState:
         """Return a state with params from a prior, from plain training on the pool, or fresh."""

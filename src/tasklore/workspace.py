@@ -336,9 +336,9 @@ def _what_is_learned(config: Any) -> Any:
 
 
 def difference(old: Any, new: Any, where: str = "") -> str:
-    """Name the first setting in which two configurations differ."""
+    """Name the first setting in which two configurations differ; of a section, its name comes first."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
+        for key in sorted({*old, *new}, key=lambda key: (key != "name", key)):
             if old.get(key) != new.get(key):
                 return difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     return f"{where} was {old!r}, is {new!r}"
