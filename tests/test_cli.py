@@ -18,6 +18,8 @@ from sklearn.datasets import load_digits
 
 import tasklore
 from tasklore.cli import main
+from tasklore.experiment import SECTIONS
+from tasklore.state import Prior
 
 SETTINGS = """
 [tasks]
@@ -143,6 +145,10 @@ def test_json_is_one_object_and_nothing_else(house: Path) -> None:
     assert result["steps"] == 10
     assert [(row["method"], row["shots"], row["n_tasks"]) for row in result["rows"]] == [("prototypes", 1, 4)]
     assert Path(result["report"]).read_text().startswith("<!doctype html>")
+    learned = Prior.load(result["prior"])
+    assert Path(result["prior"]) == house / "folder" / "prior.safetensors"
+    assert learned.provenance["run_id"] == result["run_id"]
+    assert learned.provenance["validation"]["mean"] == result["validation"]["mean"]
 
 
 def test_the_same_command_again_changes_nothing(house: Path, here: Here) -> None:
@@ -163,6 +169,7 @@ def test_a_run_tells_the_six_steps_in_order(house: Path, here: Here, tmp_path: P
     assert steps == ["initialise", "collect", "meta-learn", "apply", "evaluate", "repeat"]
     assert "±" in done.stdout
     assert "Report: " in done.stdout
+    assert f"What was learned: {tmp_path / 'loud' / 'prior.safetensors'}" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -391,6 +398,13 @@ def test_version_debug_and_wrong_use(here: Here) -> None:
     )
     assert debugged.returncode == 1
     assert "Traceback" in debugged.stderr
+
+
+def test_the_help_of_run_names_the_sections(here: Here) -> None:
+    here.monkeypatch.setenv("COLUMNS", "200")
+    shown = re.search(r"A TOML file[^│]*", here("run", "--help").stdout)
+    assert shown is not None
+    assert [section for section in SECTIONS if section not in shown[0]] == []
 
 
 def test_every_command_is_documented() -> None:

@@ -354,7 +354,8 @@ def conduct(
     ----------
     experiment : Experiment
     folder : Path
-        Of this run; if it holds an unfinished one with the same settings, that is continued.
+        Of this run; if it holds an unfinished one with the same settings, that is continued. What was
+        learned is left in it, as ``prior.safetensors``.
     store : ExperienceStore
     artifacts : Path
         Where priors are kept.
@@ -376,6 +377,7 @@ def conduct(
         experiment, splits, folder, store, artifacts, run_id=run_id, watch=watch, around=around
     )
     workspace, outcome, prior = trained.workspace, trained.outcome, trained.prior
+    prior.save(workspace.prior_path)
     methods = {learners.name_of(type(prior.learner)): (prior.learner, prior.params)}
     if experiment.test.baselines:
         methods |= baselines(prior.learner, splits.train, experiment.train, splits.test.spec)

@@ -4,6 +4,7 @@
 
     FOLDER/run.json                 which run this is, and its settings
     FOLDER/checkpoint.safetensors   where it stands
+    FOLDER/prior.safetensors        the best that was learned, once meta-learning is over
     ARTIFACTS/RUN_ID/prior-ROUND.safetensors   each prior that was the best when it was found
 
 Everything is written so that a kill at any moment leaves the old or the new, never a half: artifacts before
@@ -156,6 +157,11 @@ class Workspace:
     def checkpoint_path(self) -> Path:
         """Where the state lies."""
         return self.folder / "checkpoint.safetensors"
+
+    @property
+    def prior_path(self) -> Path:
+        """Where the best that was learned lies, once meta-learning is over."""
+        return self.folder / "prior.safetensors"
 
     def collect(self, past: TaskSource) -> TaskSource:
         """Return the past tasks; :attr:`store` knows them since the run began."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command_given", "conducted", "evaluate", "resumable", "run"]
 
+FILE_HELP = "A TOML file with the sections tasks, learner, net, train, stop and test."
+
 Store = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -31,7 +33,7 @@ Plugin = Annotated[Path | None, typer.Option("--plugin", help=PLUGIN_HELP, exist
 
 
 def run(  # noqa: PLR0913 - options of a command
-    file: Annotated[Path, typer.Argument(help="A TOML file: [tasks] [learner] [net] [train] [stop] [test].")],
+    file: Annotated[Path, typer.Argument(help=FILE_HELP)],
     folder: Annotated[
         Path | None, typer.Option(help="Of this run; an unfinished run in it is continued.")
     ] = None,
@@ -212,6 +214,8 @@ def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> Non
         if (plan := findings.outcome.state.plan) is not None:
             console.print(f"ran {plan.why}", highlight=False)
         console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+        what = f"What was learned: {findings.workspace.prior_path}, for `tasklore adapt`"
+        console.print(what, highlight=False, soft_wrap=True)
 
 
 def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
@@ -233,5 +237,6 @@ def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
             }
             for r in (*findings.rows, *findings.by_source)
         ],
+        "prior": str(findings.workspace.prior_path),
         "report": str(report),
     }
