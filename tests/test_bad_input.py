@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tasklore.config import build, read_toml
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure, UnknownName
 from tasklore.evaluate import evaluate
 from tasklore.experiment import SECTIONS, Experiment
+from tasklore.learners.closed_form import RidgeHead
 from tasklore.learners.gradient import MAML
 from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP
 from tasklore.predictor import Predictor
 from tasklore.state import Prior
 from tasklore.tasks.few_shot import Examples, FewShotSource
-from tasklore.tasks.synthetic import SinusoidSource, SinusoidTask
+from tasklore.tasks.synthetic import Sinusoid, SinusoidSource, SinusoidTask
 from tasklore.train import GradientTrainer, TrainSettings, fit, init, step
 from tasklore.types import Episode, TaskSpec
 
@@ -43,6 +45,11 @@ def with_value(value: float) -> np.ndarray:
 def examples(x: Any = None, y: Any = None) -> Examples:
     x = torch.zeros(6, 4) if x is None else x
     return Examples("mine", x, torch.tensor([0, 0, 0, 1, 1, 1]) if y is None else y, ("a", "b"))
+
+
+def given(value: Any) -> Any:
+    """What a type checker would have refused."""
+    return value
 
 
 def learner_of(**settings: Any) -> Callable[[], object]:
@@ -148,9 +155,42 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         InvalidSetting,
         "'adam'",
     ),
+    "a torch module as net": (lambda: MAML(net=given(nn.Linear(4, 8))), InvalidSetting, "ModuleNet"),
+    "a name as net": (lambda: MAML(net=given("mlp")), InvalidSetting, r"net is 'mlp'; .*MLP\("),
+    "a name as the net of a head": (lambda: RidgeHead(net=given("mlp")), InvalidSetting, "net is 'mlp'"),
+    "a name as the net of prototypes": (lambda: Prototypes(net=given(None)), InvalidSetting, "net is None"),
+    "a collection to train on": (
+        lambda: next(fit(MAML(), given(Sinusoid()), TrainSettings())),
+        InvalidData,
+        r"\.train to learn",
+    ),
+    "splits to be judged on": (
+        lambda: evaluate(MAML(), {}, given(Sinusoid().splits()), method="x"),
+        InvalidData,
+        r"splits\.test to be judged on",
+    ),
+    "params of nothing": (
+        lambda: evaluate(MAML(), {}, SinusoidSource(), method="x"),
+        InvalidSetting,
+        "params lack layer0.bias",
+    ),
+    "negative rate": (lambda: TrainSettings(learning_rate=-1), InvalidSetting, "must be positive"),
+    "rate in words": (lambda: TrainSettings(learning_rate=given("fast")), InvalidSetting, "must be a number"),
+    "steps in words": (lambda: TrainSettings(steps=given("5")), InvalidSetting, "must be an integer"),
+    "unknown device": (
+        lambda: TrainSettings(device=given("tpu")),
+        InvalidSetting,
+        "use one of 'auto', 'cpu'",
+    ),
     "missing file": (lambda: read_toml("/nowhere.toml", SECTIONS), InvalidSetting, "cannot read"),
     "missing prior": (lambda: Prior.load("/nowhere.safetensors"), DamagedArtifact, "nowhere"),
 }
+
+
+def test_numbers_of_numpy_are_settings() -> None:
+    settings = TrainSettings(steps=given(np.int64(5)), learning_rate=given(np.float32(0.5)), clip=given(1))
+    assert (settings.steps, settings.learning_rate, settings.clip) == (5, 0.5, 1.0)
+    assert {type(value) for value in (settings.steps, settings.learning_rate, settings.clip)} == {int, float}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -177,6 +177,16 @@ def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None
         contest(**changes)
 
 
+def test_names_where_things_are_needed_are_refused(tmp_path: Path) -> None:
+    names: Any = "maml"
+    with pytest.raises(InvalidSetting, match=r"give a tuple of names: \('maml',\)"):
+        held(contest(), tmp_path, names)
+    with pytest.raises(InvalidSetting, match="tasks is 'digits'; give a collection"):
+        Contest(names.replace("maml", "digits"))
+    with pytest.raises(InvalidSetting, match="net is 'maml'"):
+        contest(net=names)
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"method": 1, "evaluations": {}, "trials": [], "curve": [1]}']
 )

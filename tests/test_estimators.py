@@ -32,7 +32,7 @@ from tasklore.state import Prior
 from tasklore.tasks.arrays import from_arrays
 from tasklore.tasks.scaling import Scaling
 from tasklore.tasks.source import Splits
-from tasklore.tasks.synthetic import SinusoidSource
+from tasklore.tasks.synthetic import Sinusoid, SinusoidSource
 from tasklore.train import TrainSettings
 from tasklore.types import Batch, Context, TaskSpec
 
@@ -187,6 +187,27 @@ def test_a_name_gets_a_net_for_the_examples() -> None:
         assert isinstance(prior.learner.backbone, net)
 
 
+@pytest.mark.parametrize("learner", ["matching", "relation", "ridge-head", "cavia"])
+def test_any_learner_that_has_a_net_gets_one_that_suits(learner: str) -> None:
+    x, y = gaussian_tasks(1, n_features=16)[0]
+    images = from_arrays(gaussian_tasks(3, 16), input_shape=(1, 4, 4))
+    untaught = MetaClassifier(learner, train=SHORT, stop=ONCE)
+    assert untaught.fit(x, y).predict(x).shape == (20,)
+    for tasks, net in ((gaussian_tasks(3, 16), MLP((64, 64))), (images, Conv4(halving="stride"))):
+        taught = untaught.meta_fit(tasks)
+        assert isinstance(taught.prior, Prior)
+        assert taught.prior.learner.backbone == net
+        assert taught.fit(x, y).predict(x).shape == (20,)
+
+
+def test_a_collection_is_learned_from_by_its_splits() -> None:
+    learned = MetaRegressor(train=SHORT, stop=ONCE).meta_fit(Sinusoid()).prior
+    by_splits = MetaRegressor(train=SHORT, stop=ONCE).meta_fit(Sinusoid().splits()).prior
+    assert isinstance(learned, Prior)
+    assert isinstance(by_splits, Prior)
+    assert learned.provenance == by_splits.provenance
+
+
 def test_meta_learning_goes_on_from_a_prior(classifier: MetaClassifier) -> None:
     first = classifier.prior
     assert isinstance(first, Prior)
@@ -317,6 +338,14 @@ def test_settings_that_cannot_work_are_refused(
         MetaClassifier(Prototypes(), train=SHORT).meta_fit(gaussian_tasks())
     with pytest.raises(InvalidSetting, match="does not meta-learn"):
         MetaClassifier(FineTuning(), train=SHORT).meta_fit(gaussian_tasks())
+    for given, message in (
+        ({"train": {"steps": 5}}, r"train is \{'steps': 5\}; give TrainSettings\("),
+        ({"stop": 5}, r"stop is 5; give Stop\("),
+    ):
+        with pytest.raises(InvalidSetting, match=message):
+            MetaClassifier().set_params(**given).meta_fit(gaussian_tasks())
+    with pytest.raises(InvalidSetting, match=r"store is 'x.db'; open it .*open_store"):
+        MetaClassifier().meta_fit(gaussian_tasks(), store=cast("Any", "x.db"))
     with pytest.raises(InvalidData, match="no past task"):
         MetaClassifier().meta_fit([])
     transductive = MetaClassifier(MAML(transductive=True), train=SHORT, stop=ONCE).meta_fit(gaussian_tasks())

@@ -6,6 +6,7 @@ inverse, so a saved artifact or a stored run can rebuild the very learner it use
 """
 
 import dataclasses
+import numbers
 import tomllib
 import types
 import typing
@@ -17,7 +18,7 @@ from .canonical import Json
 from .errors import InvalidSetting, UnknownName
 from .registry import Registry
 
-__all__ = ["build", "from_settings", "read_toml", "to_settings"]
+__all__ = ["build", "from_settings", "read_toml", "to_settings", "typed"]
 
 T = TypeVar("T")
 
@@ -99,6 +100,20 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**{key: _coerce(value, hints[key], f"{where} {key}") for key, value in values.items()})
 
 
+def typed(instance: Any) -> None:
+    """Bring the fields of a new frozen dataclass to the types that they are declared with.
+
+    Raises
+    ------
+    InvalidSetting
+        A value has the wrong type.
+    """
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value = _coerce(getattr(instance, field.name), hints[field.name], field.name)
+        object.__setattr__(instance, field.name, value)
+
+
 def from_settings(registry: Registry[Any], values: Mapping[str, Any], where: str) -> Any:
     """Build a registered dataclass from settings with its ``"name"``; the inverse of :func:`to_settings`."""
     rest = dict(values)
@@ -134,8 +149,10 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         inner = options[:1] * len(value) if options[-1:] == (Ellipsis,) else options
         if len(inner) == len(value):
             return tuple(_coerce(item, kind, where) for item, kind in zip(value, inner, strict=True))
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    elif hint is float and not isinstance(value, bool) and isinstance(value, numbers.Real):
         return float(value)
+    elif hint is int and not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        return int(value)
     elif hint is type(None) and value is None:
         return None
     elif isinstance(hint, type) and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):

@@ -23,7 +23,7 @@ from .experience.store import ExperienceStore
 from .experiment import Experiment, Row, Trained, baselines, meta_train, tuned
 from .learners.base import Learner
 from .loop import Stop, Watch
-from .nets import MLP, Conv4, Net
+from .nets import Net, check_net, default_net
 from .registry import learners, nets, sources
 from .scores import Score
 from .tasks.source import Collection, Splits, TaskSource
@@ -36,7 +36,6 @@ __all__ = [
     "Spectator",
     "Standing",
     "Trial",
-    "default_net",
     "hold",
     "in_words",
     "on_sources",
@@ -56,7 +55,8 @@ class Contest:
     ----------
     tasks : Collection
     net : Net, optional
-        The backbone of every learner; by default one that suits the examples, see :func:`default_net`.
+        The backbone of every learner; by default one that suits the examples, see
+        :func:`tasklore.nets.default_net`.
     train : TrainSettings
         Common to all; learning rates may be tried around its own.
     minutes : float
@@ -83,6 +83,12 @@ class Contest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(cast("object", self.tasks), Collection):
+            raise InvalidSetting(
+                f"tasks is {self.tasks!r}; give a collection, such as tasklore.tasks.images.digits.Digits()"
+            )
+        if self.net is not None:
+            check_net(self.net)
         if not self.minutes > 0:
             raise InvalidSetting(f"minutes must be positive, got {self.minutes}")
         if not 0 <= self.tuning < 1:
@@ -195,13 +201,6 @@ class Spectator(Watch):
         """Hear the result of a method."""
 
 
-def default_net(spec: TaskSpec, suggested: str = "") -> Net:
-    """Return the backbone that is suggested, else the usual one: convolutions for images, or a perceptron."""
-    if suggested:
-        return cast("Any", nets.get(suggested))()
-    return Conv4(halving="stride") if len(spec.input_shape) == 3 else MLP((64, 64))
-
-
 def hold(
     contest: Contest,
     names: tuple[str, ...],
@@ -233,6 +232,8 @@ def hold(
         A learner cannot learn such tasks.
     """
     spectator = spectator or Spectator()
+    if isinstance(names, str):
+        raise InvalidSetting(f"names is the text {names!r}; give a tuple of names: ({names!r},)")
     splits = contest.tasks.splits()
     net = contest.net or default_net(splits.train.spec, contest.tasks.suggested_net)
     chosen = _entrants(names, net, splits.train.spec)

@@ -30,13 +30,13 @@ from .learners.baselines import FromScratch
 from .learners.gradient import GradientLearner
 from .learners.metric import Prototypes
 from .loop import Outcome, Stop, Tasks, Watch, run
-from .nets import MLP, Conv4, Identity
+from .nets import Conv4, Identity, default_net
 from .predictor import Predictor
 from .registry import learners
 from .state import MetaState, Prior
 from .tasks.arrays import ArrayTaskList, from_arrays
 from .tasks.scaling import Floats, Scaling
-from .tasks.source import Splits, TaskList, TaskSource
+from .tasks.source import Collection, Splits, TaskList, TaskSource
 from .train import GradientTrainer, TrainSettings
 from .types import Kind, TaskSpec
 from .workspace import Workspace
@@ -70,7 +70,7 @@ class _MetaEstimator(BaseEstimator):
 
     def meta_fit(
         self,
-        tasks: TaskSource | Splits | Sequence[tuple[Any, Any]],
+        tasks: TaskSource | Splits | Collection | Sequence[tuple[Any, Any]],
         *,
         n_shots: int = 5,
         n_queries: int = 15,
@@ -84,10 +84,10 @@ class _MetaEstimator(BaseEstimator):
 
         Parameters
         ----------
-        tasks : list of (X, y), TaskSource, or Splits
+        tasks : list of (X, y), TaskSource, Splits, or Collection
             The past tasks. Of a list, or a :class:`~tasklore.tasks.source.TaskList`, a fifth is held out to
             decide which params are the best; any other source is judged on fresh draws of its own. ``Splits``
-            are used as they are, the test side not at all.
+            are used as they are, the test side not at all; a collection by its splits.
         n_shots, n_queries : int
             Support and query examples in an episode of tasks given as arrays, of each class where there are
             classes; see :func:`~tasklore.tasks.arrays.from_arrays`. Best as in the tasks to come.
@@ -110,9 +110,13 @@ class _MetaEstimator(BaseEstimator):
         InvalidSetting
             The settings cannot work.
         """
+        self._check_settings(store)
         if (store is None) != (artifacts is None):
             raise InvalidSetting("store and artifacts go together: give both, or neither to write nothing")
         prior = self._loaded_prior()
+        suggested_net = ""
+        if isinstance(tasks, Collection):
+            suggested_net, tasks = tasks.suggested_net, tasks.splits()
         if not isinstance(tasks, TaskSource | Splits):
             tasks = from_arrays(
                 tasks,
@@ -131,7 +135,7 @@ class _MetaEstimator(BaseEstimator):
                 f"this estimator's prior is for {prior.spec}, these tasks are {past.spec}; "
                 "to start anew, set prior=None"
             )
-        learner = self._chosen_learner(past.spec) if prior is None else prior.learner
+        learner = self._chosen_learner(past.spec, suggested_net) if prior is None else prior.learner
         # Not "auto": that measures, and the last digits then differ from run to run in spite of the seed.
         execution = "loop" if isinstance(learner.backbone, Conv4) else "vectorised"
         settings = self.train or TrainSettings(seed=self._seed(), execution=execution)
@@ -143,6 +147,19 @@ class _MetaEstimator(BaseEstimator):
         trainer = _Trainer(learner, settings, past.spec, past.scaling, prior)
         learned = self._run(trainer, Tasks(past, new), watch, store, artifacts)
         return cast("Self", clone(self)).set_params(prior=learned)
+
+    def _check_settings(self, store: object) -> None:
+        """Raise ``InvalidSetting`` for what scikit-learn's conventions let users set unchecked."""
+        for name, kind in (("train", TrainSettings), ("stop", Stop)):
+            given: object = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                raise InvalidSetting(
+                    f"{name} is {given!r}; give {kind.__name__}(...) with what is not as by default, or None"
+                )
+        if store is not None and not isinstance(store, ExperienceStore):
+            raise InvalidSetting(
+                f"store is {store!r}; open it and give what that returns: tasklore.experience.open_store(...)"
+            )
 
     def _run(
         self,
@@ -217,16 +234,16 @@ class _MetaEstimator(BaseEstimator):
         scaling = Scaling.of([(x, np.zeros(len(x), np.int64) if self.kind == "classification" else y)])
         return Prior(learner, params, spec, scaling)
 
-    def _chosen_learner(self, spec: TaskSpec) -> Learner:
+    def _chosen_learner(self, spec: TaskSpec, suggested_net: str = "") -> Learner:
         """Return the learner; one given by name gets a net for such examples."""
         given = cast("object", self.learner)
         if isinstance(given, Learner):
             learner = given
         elif isinstance(given, str):
             learner: Learner = learners.get(given)()
-            if isinstance(learner, (GradientLearner, Prototypes)):
-                net = Conv4() if len(spec.input_shape) == 3 else MLP(hidden=(64, 64))
-                learner = dataclasses.replace(learner, net=net)
+            settings: Any = learner
+            if any(field.name == "net" for field in dataclasses.fields(settings)):
+                learner = dataclasses.replace(settings, net=default_net(spec, suggested_net))
         else:
             raise InvalidSetting(
                 f"learner is a {type(given).__name__}; give one of {', '.join(learners.names())}, "
@@ -249,8 +266,8 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
     ----------
     learner : str or Learner
         The way of learning, by its registered name or with settings of its own. By name it gets a
-        convolutional net for images and an MLP of two layers of 64 units for anything else. Where there is a
-        prior, its learner is used instead.
+        convolutional net for images and an MLP of two layers of 64 units for anything else, or the net that a
+        collection suggests. Where there is a prior, its learner is used instead.
     prior : Prior, str or Path, optional
         What was meta-learned, or the file that it was saved in. :meth:`meta_fit` sets it.
     train : TrainSettings, optional

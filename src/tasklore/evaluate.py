@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from .errors import InvalidSetting
@@ -15,7 +15,7 @@ from .learners.base import Learner
 from .metagrad import AdaptedTasks, adapt_tasks, predict_tasks
 from .placement import device_of, placed
 from .scores import Score
-from .tasks.source import TaskSource
+from .tasks.source import TaskSource, check_is_source
 from .types import Batch, Context, Episode, Params, TaskSpec
 
 __all__ = ["TASKS_PER_DRAW", "Evaluation", "evaluate", "is_small", "metric_of", "task_scores"]
@@ -111,10 +111,23 @@ def evaluate(
         Name the episodes: two methods given the same ones face the same episodes.
     on_progress : callable, optional
         Told the number of tasks done.
+
+    Raises
+    ------
+    InvalidSetting
+        ``params`` lack what the learner needs.
+    InvalidData
+        The tasks do not fit the learner or what it was trained for.
     """
     if n_tasks < 1:
         raise InvalidSetting(f"n_tasks must be at least 1, got {n_tasks}")
+    check_is_source(source)
     spec = learner.spec_for(trained or source.spec, source.spec)
+    if lacking := learner.init(spec, Generator().manual_seed(0)).keys() - params.keys():
+        raise InvalidSetting(
+            f"params lack {', '.join(sorted(lacking)[:3])}, which {type(learner).__name__} learns from; give "
+            "those of a state or a prior of this very learner, or what its init returns"
+        )
     scores: list[float] = []
     seconds, at_once = 0.0, None
     while len(scores) < n_tasks:

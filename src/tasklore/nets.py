@@ -10,16 +10,16 @@ import abc
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from .convolutions import convolved, pooled, scaled
 from .errors import InvalidData, InvalidSetting
 from .registry import nets
-from .types import Inputs, Params
+from .types import Inputs, Params, TaskSpec
 
 __all__ = [
     "MLP",
@@ -28,6 +28,8 @@ __all__ = [
     "Net",
     "ResNet12",
     "TextEncoder",
+    "check_net",
+    "default_net",
     "fresh_head",
     "with_head",
 ]
@@ -89,6 +91,27 @@ class Net(abc.ABC):
     def normalisation(self, params: Params) -> frozenset[str]:
         """Name the scales and shifts that follow a normalisation."""
         return frozenset()
+
+
+def check_net(given: object) -> None:
+    """Raise ``InvalidSetting`` if what a learner was given as its net is none."""
+    if isinstance(given, Net):
+        return
+    if isinstance(given, nn.Module):
+        raise InvalidSetting(
+            f"net is a torch module ({type(given).__name__}); wrap what makes it, so that its weights can be "
+            "exchanged: tasklore.modules.ModuleNet(lambda shape: ...)"
+        )
+    raise InvalidSetting(
+        f"net is {given!r}; give a net with its settings, such as tasklore.nets.MLP(hidden=(64, 64))"
+    )
+
+
+def default_net(spec: TaskSpec, suggested: str = "") -> Net:
+    """Return the backbone that is suggested, else the usual one: convolutions for images, or a perceptron."""
+    if suggested:
+        return cast("Any", nets.get(suggested))()
+    return Conv4(halving="stride") if len(spec.input_shape) == 3 else MLP((64, 64))
 
 
 @nets.register("identity")

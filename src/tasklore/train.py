@@ -9,12 +9,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .config import typed
 from .errors import InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .execution import Execution, Plan, choose, compiled_if_faster, memory_kept
@@ -26,7 +27,7 @@ from .placement import Device, Precision, computes_bfloat16, device_for, in_prec
 from .scores import Score
 from .state import MetaState, Prior
 from .tasks.scaling import Scaling
-from .tasks.source import TaskSource, task_rng
+from .tasks.source import TaskSource, check_is_source, task_rng
 from .types import Batch, Context, Episode, Params, TaskSpec
 
 __all__ = [
@@ -124,11 +125,14 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        typed(self)
         for name in ("steps", "n_tasks", "patience", "pretrain_steps"):
             if getattr(self, name) < 1:
                 raise InvalidSetting(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_validation < 2:
             raise InvalidSetting(f"n_validation must be at least 2 for an interval, got {self.n_validation}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidSetting(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 < self.decay <= 1:
             raise InvalidSetting(f"decay must lie in (0, 1], got {self.decay}")
         if not 0 <= self.averaging < 1:
@@ -143,16 +147,6 @@ class TrainSettings:
             )
         if self.seed < 0:
             raise InvalidSetting(f"seed cannot be negative, got {self.seed}")
-        named = {
-            "optimizer": OuterOptimizer,
-            "initial": Initial,
-            "execution": Execution,
-            "precision": Precision,
-        }
-        for name, choices in named.items():
-            if (given := getattr(self, name)) not in get_args(choices):
-                one_of = ", ".join(map(repr, get_args(choices)))
-                raise InvalidSetting(f"{name} is {given!r}; use one of {one_of}")
 
     @property
     def outer(self) -> Optimizer:
@@ -288,6 +282,7 @@ def fit(
     >>> state.step, len(state.losses)
     (3, 3)
     """
+    check_is_source(source)
     learner.check_spec(source.spec)
     if state is None:
         state = init(learner.init(source.spec, Generator().manual_seed(settings.seed)), settings)

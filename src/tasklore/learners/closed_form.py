@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..errors import InvalidSetting
-from ..nets import MLP, Net
+from ..nets import MLP, Net, check_net
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import PRESENT, Learner, Tags, hide_absent, named_statistics, one_hot, weights_and_statistics
@@ -117,6 +117,7 @@ class RidgeHead(LinearHead):
     transductive: bool = False
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         _require_positive(penalty=self.penalty)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
@@ -174,6 +175,7 @@ class LogisticHead(LinearHead):
     tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True)
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         _require_positive(penalty=self.penalty, newton_steps=self.newton_steps, temperature=self.temperature)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
@@ -256,6 +258,7 @@ class SVMHead(LinearHead):
     tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True)
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         _require_positive(C=self.C, solver_steps=self.solver_steps, temperature=self.temperature)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:

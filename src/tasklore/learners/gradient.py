@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from ..derivatives import recomputed, slopes
 from ..errors import InvalidSetting
-from ..nets import MLP, Net
+from ..nets import MLP, Net, check_net
 from ..optimizers import SGD, Adam, Optimizer
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
@@ -83,6 +83,7 @@ class GradientLearner(Learner):
     transductive: bool = False
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         if self.inner_steps < 0 or (self.test_steps is not None and self.test_steps < 0):
             raise InvalidSetting(
                 f"steps cannot be negative, got inner_steps={self.inner_steps}, test_steps={self.test_steps}"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..errors import InvalidSetting
-from ..nets import MLP, Conv4, Net
+from ..nets import MLP, Conv4, Net, check_net
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 from .base import PRESENT, Learner, Tags, hide_absent, named_statistics, one_hot, weights_and_statistics
@@ -73,6 +73,7 @@ class Prototypes(Learner):
     refinement_steps: int = 0
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         if self.distance not in get_args(Distance):
             raise InvalidSetting(
                 f"distance is {self.distance!r}; use one of {', '.join(map(repr, get_args(Distance)))}"
@@ -182,6 +183,7 @@ class MatchingNetwork(Learner):
     transductive: bool = False
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         if not self.temperature > 0:
             raise InvalidSetting(f"temperature must be positive, got {self.temperature}")
 
@@ -255,6 +257,7 @@ class RelationNetwork(Learner):
     transductive: bool = False
 
     def __post_init__(self) -> None:
+        check_net(self.net)
         if self.hidden < 1:
             raise InvalidSetting(f"hidden must be at least 1, got {self.hidden}")
 

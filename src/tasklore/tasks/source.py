@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "TaskList",
     "TaskSource",
+    "check_is_source",
     "pad",
     "stack",
     "task_key",
@@ -189,6 +190,17 @@ class Collection(abc.ABC):
         DownloadError
             The data is neither in the given folder, nor under ``TASKLORE_DATA``, nor could it be fetched.
         """
+
+
+def check_is_source(given: object) -> None:
+    """Raise ``InvalidData`` if a whole collection is given where one side of it is needed."""
+    if isinstance(given, Collection | Splits):
+        name = type(given).__name__
+        sides = f"{name}().splits()" if isinstance(given, Collection) else "splits"
+        raise InvalidData(
+            f"a {name} is given, which is past and new tasks together; give one side: {sides}.train to learn "
+            f"from, {sides}.test to be judged on"
+        )
 
 
 def task_rng(seed: int, stream: str, step: int, index: int) -> np.random.Generator:
