@@ -18,8 +18,10 @@ from sklearn.datasets import load_digits
 
 import tasklore
 from tasklore.cli import main
+from tasklore.cli.arguments import collection
 from tasklore.experiment import SECTIONS
 from tasklore.state import Prior
+from tasklore.tasks.images.folder import ImageFolder
 
 SETTINGS = """
 [tasks]
@@ -277,6 +279,40 @@ def test_compare_ranks_and_goes_on(here: Here, tmp_path: Path) -> None:
     assert "is a baseline" in refused.stderr
 
 
+def test_folders_are_named_after_what_was_asked(house: Path, here: Here) -> None:
+    for seed in ("7", "8"):
+        here("run", house / "run.toml", "--quiet", "--seed", seed)
+    assert {folder.name for folder in (here.home / "runs").iterdir()} == {"run-seed7", "run-seed8"}
+    options = ["--tasks", "sinusoid", "--learner", "maml", "--minutes", "0.01", "--n-tasks", "4", "--quiet"]
+    here("compare", *options, "--net", "mlp", "--seed", "3", "--set", "n_queries=4", "--shots", "2")
+    place = here.home / "contests" / "sinusoid-2shot-0.01min-mlp-seed3-n_queries=4"
+    settings = json.loads((place / "contest.json").read_text())["settings"]
+    assert (settings["tasks"]["n_queries"], settings["tasks"]["n_shots"]) == (4, 2)
+
+
+def test_settings_of_a_collection_are_read_as_in_toml() -> None:
+    images = collection("image-folder", changes=["folder=my images", "size = 14", "grey=true", "train=0.5"])
+    assert images == ImageFolder("my images", size=14, grey=True, train=0.5)
+    assert collection("omniglot", 20, 5, ['split="alphabets"']).split == "alphabets"
+    assert collection("mix", changes=['of=["mnist", "digits"]', "weights=[1, 3]"]).weights == (1.0, 3.0)
+    assert collection("image-folder", changes=["folder=a\nsize = 3"]).folder == "a\nsize = 3"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("sinusoid", "--ways", "5"), "--ways is of no use here: sinusoid has no n_ways; leave it out"),
+        (("digits", "--set", "n_query=5"), "did you mean 'n_queries'?"),
+        (("digits", "--set", "n_queries=few"), "n_queries is 'few'; it must be an integer"),
+        (("digits", "--set", "n_queries"), "write --set KEY=VALUE"),
+        (("digits", "--set", "n_shots=5"), "there is an option for that, --shots"),
+        (("image-folder",), "image-folder needs folder, which has no default; `tasklore compare` takes"),
+    ],
+)
+def test_settings_that_a_collection_does_not_have(here: Here, options: tuple[str, ...], message: str) -> None:
+    assert message in here("compare", "--tasks", *options, code=2).stderr
+
+
 def test_lore(here: Here, tmp_path: Path) -> None:
     listed = here("lore", "list").stdout
     assert "prototypes" in listed
@@ -349,6 +385,22 @@ def test_damaged_files_have_their_own_exit_code(here: Here, prior: Path, tmp_pat
     assert "torn" in here("evaluate", torn, "--tasks", "digits", code=4).stderr
     done = here("predict", prior, tmp_path, code=4)
     assert "prior" in done.stderr
+    (tmp_path / "table.csv").write_text("name,age\nann,5\n")
+    done = here("evaluate", tmp_path / "table.csv", "--tasks", "digits", code=4)
+    assert "is no .safetensors file" in done.stderr
+
+
+def test_what_is_not_there_is_wrong_use(here: Here, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.safetensors"
+    for command in (
+        ("evaluate", nowhere, "--tasks", "digits"),
+        ("adapt", nowhere, tmp_path),
+        ("predict", nowhere, tmp_path),
+    ):
+        assert "nowhere.safetensors does not exist; give" in here(*command, code=2).stderr
+    assert "is a folder; give" in here("adapt", tmp_path, tmp_path, code=2).stderr
+    assert "is not the id of a record" in here("lore", "show", "prior-1", code=2).stderr
+    assert "no record here" in here("lore", "show", "0" * 12, code=4).stderr
 
 
 def test_a_learner_of_ones_own(house: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Several learners under the same budget, and one ranked table."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from .arguments import collection, settings_of
 from .listing import load_plugin
 from .running import Json, Plugin, Quiet, Store, resumable
 
@@ -28,6 +30,10 @@ def compare(  # noqa: PLR0913 - options of a command
         typer.Option(
             help="Support examples; may be given several times, the first is learned and ranked by."
         ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the collection; several times."),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Of meta-training for each learner, all included.")] = 10.0,
     tuning: Annotated[float, typer.Option(help="Share of them for choosing each one's settings.")] = 0.25,
@@ -54,7 +60,7 @@ def compare(  # noqa: PLR0913 - options of a command
     from ..contest import Contest, hold, on_sources
     from ..experience import open_store, user_folder
     from ..pages import check_installed
-    from ..registry import nets, sources
+    from ..registry import nets
     from ..report.contest import write_contest
     from ..train import TrainSettings
     from .show import ContestDisplay, by_source, print_json, standings
@@ -62,11 +68,9 @@ def compare(  # noqa: PLR0913 - options of a command
     if plugin is not None:
         load_plugin(plugin)
     counts = tuple(shots or [1])
-    given: dict[str, Any] = {"name": tasks, "n_shots": counts[0]}
-    if ways is not None:
-        given["n_ways"] = ways
+    learned_from = counts[0] if shots or "n_shots" in settings_of(tasks) else None
     contest = Contest(
-        from_settings(sources, given, f"the settings of {tasks}"),
+        collection(tasks, ways, learned_from, changes or ()),
         None if net is None else from_settings(nets, {"name": net}, "--net"),
         TrainSettings(steps=100, n_validation=100, pretrain_steps=2000, seed=seed),
         minutes=minutes,
@@ -78,9 +82,9 @@ def compare(  # noqa: PLR0913 - options of a command
     check_installed()
     silent = quiet or as_json
     console = Console(quiet=silent, highlight=False)
-    place = folder or user_folder() / "contests" / "-".join(
-        map(str, [tasks, *([f"{ways}way"] if ways else []), *(f"{n}shot" for n in counts), f"{minutes:g}min"])
-    )
+    parts = [tasks, *([f"{ways}way"] if ways else []), *(f"{n}shot" for n in counts), f"{minutes:g}min"]
+    parts += [*([net] if net else []), *([f"seed{seed}"] if seed else []), *(changes or [])]
+    place = folder or user_folder() / "contests" / re.sub(r"[^\w.=-]+", "_", "-".join(parts))[:200]
     display = ContestDisplay(console, silent)
     going_on = resumable(f"saved in {place}; to go on where it was, give the same command again:")
     with open_store(store) as opened, display.progress, going_on:

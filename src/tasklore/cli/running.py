@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from .arguments import check_is_there, collection
 from .listing import PLUGIN_HELP, load_plugin
 from .lore import STORE_HELP
 
@@ -73,7 +74,7 @@ def run(  # noqa: PLR0913 - options of a command
     check_installed()
     silent = quiet or as_json
     console = Console(quiet=silent)
-    place = folder or user_folder() / "runs" / file.stem
+    place = folder or user_folder() / "runs" / (file.stem if seed is None else f"{file.stem}-seed{seed}")
     with contextlib.ExitStack() as leaving:
         around = _around(leaving, workers if ray or ray_address else 0, ray_address)
         if around is None and _in_torchrun():
@@ -102,20 +103,18 @@ def evaluate(
     """Score a prior on the test tasks of a collection."""
     from rich.table import Table
 
-    from ..config import from_settings
     from ..evaluate import evaluate as judge
-    from ..registry import learners, sources
+    from ..registry import learners
     from ..state import Prior
 
     if plugin is not None:
         load_plugin(plugin)
+    check_is_there(prior, "a prior")
     loaded = Prior.load(prior)
     # Other settings may split otherwise, and then what was learned from would be judged on.
     learned: Any = loaded.provenance.get("collection")
     known = isinstance(learned, dict) and learned.get("name") == tasks
-    settings: dict[str, Any] = dict(learned) if known else {"name": tasks}
-    settings |= {} if ways is None else {"n_ways": ways}
-    splits = from_settings(sources, settings, f"the settings of {tasks}").splits()
+    splits = collection(tasks, ways, learned=learned if known else None).splits()
     name = learners.name_of(type(loaded.learner))
     found = {
         n: judge(

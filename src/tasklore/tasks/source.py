@@ -196,7 +196,7 @@ def check_is_source(given: object) -> None:
     """Raise ``InvalidData`` if a whole collection is given where one side of it is needed."""
     if isinstance(given, Collection | Splits):
         name = type(given).__name__
-        sides = f"{name}().splits()" if isinstance(given, Collection) else "splits"
+        sides = f"{name}(...).splits()" if isinstance(given, Collection) else "splits"
         raise InvalidData(
             f"a {name} is given, which is past and new tasks together; give one side: {sides}.train to learn "
             f"from, {sides}.test to be judged on"
