@@ -240,6 +240,12 @@ def enormous_header_announced(folder: Path) -> Use:
     return loading(folder / "a")
 
 
+@cause("is no .safetensors file; give one that Tasklore wrote")
+def text_file(folder: Path) -> Use:
+    (folder / "a").write_text("name,age\nann,5\n")
+    return loading(folder / "a")
+
+
 @cause("was not written by Tasklore")
 def plain_safetensors_file(folder: Path) -> Use:
     safetensors.torch.save_file(TENSORS, folder / "a")

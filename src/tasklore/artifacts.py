@@ -256,6 +256,8 @@ def _parse(content: bytes, path: Path) -> _Header:
             f"{path} is {len(content)} bytes long, too short for any artifact: it is empty or cut short"
         )
     (length,) = _LENGTH.unpack_from(content)
+    if length > _MAX_HEADER and content[_LENGTH.size : _LENGTH.size + 1] != b"{":
+        raise DamagedArtifact(f"{path} is no .safetensors file; give one that Tasklore wrote")
     if length > _MAX_HEADER:
         raise DamagedArtifact(
             f"{path} announces a header of {length:,} bytes; the limit is {_MAX_HEADER:,}: no artifact"

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from .arguments import check_is_there
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -31,6 +33,7 @@ def adapt(
     from ..predictor import Predictor
     from ..state import Prior
 
+    check_is_there(prior, "a prior")
     loaded = Prior.load(prior)
     x, y = _read(support, loaded.spec.input_shape, target, labelled=True, invert=invert)
     predictor = Predictor.adapt(loaded, x, y)
@@ -59,6 +62,7 @@ def predict(
     from ..errors import StoreError
     from ..files import replacing
 
+    check_is_there(predictor, "a predictor or a model")
     answer = _model_answers if _is_archive(predictor) else _predictor_answers
     labels, answers, chances = answer(predictor, inputs, target, invert=invert)
     table = io.StringIO(newline="")

@@ -147,12 +147,14 @@ class ExperienceStore(abc.ABC):
 
         Raises
         ------
+        InvalidSetting
+            That is not the id of any record.
         StoreError
             There is none, it was erased, or several start with these digits.
         """
         prefix = record_id.strip().lower()
         if len(prefix) < _SHORTEST_PREFIX or not set(prefix) <= set("0123456789abcdef"):
-            raise StoreError(
+            raise InvalidSetting(
                 f"{record_id[:80]!r} is not the id of a record; give at least {_SHORTEST_PREFIX} of its "
                 "hexadecimal digits"
             )

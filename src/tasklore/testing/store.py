@@ -205,9 +205,12 @@ class StoreContract:
         store.add_all(everything())
         assert store.get(record.id[:8]) == record
         assert store.get(f" {record.id.upper()}\n") == record
-        for wrong in ("", record.id[:7], "%%%%%%%%", "________", "0" * 64, record.id + "0"):
-            with pytest.raises(StoreError):
+        for wrong in ("", record.id[:7], "%%%%%%%%", "________"):
+            with pytest.raises(InvalidSetting):
                 store.get(wrong)
+        for unknown in ("0" * 64, record.id + "0"):
+            with pytest.raises(StoreError):
+                store.get(unknown)
 
     def test_nearest_task(self, store: ExperienceStore) -> None:
         """A task is its own nearest; others follow by their descriptors."""
