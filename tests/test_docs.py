@@ -36,6 +36,24 @@ def test_python_that_is_shown_runs(page: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("page", "numbers", "shorter"),
+    [
+        ("docs/estimators.md", (0, 1), ("Stop(rounds=2)", "Stop(rounds=1)")),
+        ("docs/automl.md", (1,), ('budget="60s"', 'budget="2s"')),
+        ("docs/automl.md", (5,), ('budget="20s"', 'budget="2s"')),
+    ],
+)
+def test_longer_python_that_is_shown_runs(
+    page: str, numbers: tuple[int, ...], shorter: tuple[str, str], tmp_path: Path
+) -> None:
+    shown = "\n".join(blocks(page, "python")[number] for number in numbers)
+    assert shorter[0] in shown
+    command = [sys.executable, "-c", shown.replace(*shorter)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_configuration_that_is_shown_is_valid(tmp_path: Path) -> None:
     from tasklore.experiment import Experiment
 

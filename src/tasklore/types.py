@@ -8,7 +8,6 @@ Shape letters used throughout: ``t`` tasks, ``n`` examples of a set, ``c`` outpu
 dimensions).
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -17,15 +16,13 @@ from torch import Tensor
 
 from .errors import InvalidSetting
 
-__all__ = ["Adapted", "Batch", "Context", "Episode", "Inputs", "Kind", "Metrics", "Params", "TaskSpec"]
+__all__ = ["Adapted", "Batch", "Context", "Episode", "Inputs", "Kind", "Params", "TaskSpec"]
 
 Params: TypeAlias = dict[str, Tensor]
 """Named tensors: a network's weights, and whatever else was meta-learned, flat, in a fixed order."""
 
 Adapted: TypeAlias = Params
 """What a learner knows after adapting to one task: named tensors too, so it is saved and stacked like any."""
-
-Metrics: TypeAlias = Mapping[str, float]
 
 Kind: TypeAlias = Literal["classification", "regression"]
 
@@ -122,7 +119,8 @@ class Context:
     step : int
         The meta-update under way; schedules inside learners depend on it.
     training : bool
-        Whether a meta-update follows (dropout on, multi-step losses) or the result is used as it is.
+        Whether a meta-update follows (with as many inner steps as are meta-learned), or the result is used as
+        it is (with those for new tasks).
     recompute : bool
         Whether to save memory: inner steps keep little of what they compute, and compute it again when they
         are differentiated, in up to twice the time.
