@@ -205,7 +205,7 @@ def run(
     """
     watch = watch or Watch()
 
-    # 1. Initialise: continue an interrupted run, else start from a remembered prior, else anew.
+    # 1. Initialise: go on with an interrupted run, from a remembered prior (initial = "prior"), or anew.
     resumed = memory.resume()
     state, earlier = resumed or (trainer.initialise(tasks.past, memory.prior()), 0.0)
     started = clock() - earlier
