@@ -2,7 +2,11 @@
 
 import contextlib
 import difflib
+import importlib
+import lzma
+import tarfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from pandas.errors import ParserWarning
 from rich.console import Console
 
 from ..apps.automl.pipelines import Kind
@@ -20,6 +25,8 @@ __all__ = ["Prepared", "Target", "keep_aside", "read_table", "read_target", "tel
 
 MOST_CLASSES = 20  # whole numbers with no more different values are taken for labels
 ROWS_PER_CLASS = 5  # … if there are so many rows of each, on average
+UNREADABLE = (ValueError, OSError, EOFError, RuntimeError)  # the last is what an encrypted .zip raises
+DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
 NUMBERS = 0.5  # share of a text column that are numbers, from which on the others look like faults
 
 
@@ -97,7 +104,7 @@ def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
     InvalidData
         There is no such file, or it is no table.
     MissingDependency
-        A .parquet needs pyarrow.
+        A .parquet needs pyarrow, a .zst needs zstandard.
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
@@ -105,10 +112,21 @@ def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, target)
     except ImportError as error:
+        needed = "zstandard" if path.suffix == ".zst" else "pyarrow"
         raise MissingDependency(
-            f"{path} needs pyarrow to be read: pip install pyarrow, or give a .csv"
+            f"{path} needs {needed} to be read: pip install {needed}, or give a .csv"
         ) from error
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except ParserWarning as error:
+        raise InvalidData(
+            f"the rows of {path} have more values than its first line has names; give each column a name, "
+            "and take away comments and surplus separators"
+        ) from error
+    except (*DAMAGED, *_zstandard_errors()) as error:
+        raise InvalidData(
+            f"{path} cannot be unpacked: {str(error).partition(chr(10))[0]}; it is damaged, or no "
+            f"{path.suffix}: give a whole one, or a plain .csv"
+        ) from error
+    except UNREADABLE as error:
         raise InvalidData(f"{path} cannot be read as a table: {error}; give a .csv in UTF-8") from error
     table.columns = [str(name) for name in table.columns]
     if len(table) == 0:
@@ -116,20 +134,38 @@ def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
     return table
 
 
+def _zstandard_errors() -> tuple[type[Exception], ...]:
+    with contextlib.suppress(ImportError):
+        return (importlib.import_module("zstandard").ZstdError,)
+    return ()
+
+
 def _read_csv(path: Path, target: str | None) -> pd.DataFrame:
+    """Read it without an index: pandas would take the first column for one if every row ends in a separator.
+
+    Raises
+    ------
+    ParserWarning
+        Rows have more values than there are names, and not only empty ones.
+    """
     header = [str(name) for name in pd.read_csv(path, nrows=0).columns]
     separator = ","
     if len(header) == 1:
         separator = next((mark for mark in (";", "\t") if mark in header[0]), ",")
     # All at once, as a column read in pieces may change its type on the way.
-    table: Any = pd.read_csv(path, sep=separator, low_memory=False)
+    as_they_are: dict[str, Any] = {"sep": separator, "low_memory": False, "index_col": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParserWarning)
+        table: Any = pd.read_csv(path, **as_they_are)
     if separator != ",":
-        other: Any = pd.read_csv(path, sep=separator, low_memory=False, decimal=",")
+        other: Any = pd.read_csv(path, **as_they_are, decimal=",")
         numbers, with_commas = (len(each.select_dtypes("number").columns) for each in (table, other))
         table = other if with_commas > numbers else table
     is_text = target in table.columns and not pd.api.types.is_numeric_dtype(table[target])
     if is_text and table[target].isna().any():
-        literal: Any = pd.read_csv(path, sep=separator, usecols=[target], dtype=str, keep_default_na=False)
+        literal: Any = pd.read_csv(
+            path, sep=separator, index_col=False, usecols=[target], dtype=str, keep_default_na=False
+        )
         table.loc[literal[target].to_numpy() == "None", target] = "None"
     return table
 
