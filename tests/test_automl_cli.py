@@ -235,6 +235,37 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
     assert "give the path of a file" in here(*data, "-o", tmp_path, "--no-report", code=4).stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "model.html"], "model and report would both be written to model.html"),
+        (["--report", "model.skops"], "model and report would both be written to model.skops"),
+        (["-o", "a.skops", "--report", "folder/../a.skops"], "would both be written to a.skops"),
+        (["-o", "link.skops", "--report", "real.skops"], "would both be written to link.skops"),
+        (["-o", "iris.csv"], "iris.csv is the table itself"),
+        (["--report", "./iris.csv"], "iris.csv is the table itself"),
+    ],
+)
+def test_no_result_replaces_another_or_the_table(
+    options: list[str], message: str, here: Here, files: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "iris.csv"
+    data.write_bytes((files / "iris.csv").read_bytes())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.skops").symlink_to("real.skops")
+    done = here("fit", "iris.csv", "--target", "species", *options, *FEW, code=2)
+    assert message in done.stderr.replace("\n", "")
+    assert data.read_bytes() == (files / "iris.csv").read_bytes()
+
+
+def test_a_file_whose_name_begins_with_a_dot(here: Here, files: Path, tmp_path: Path) -> None:
+    (tmp_path / ".iris.csv").write_bytes((files / "iris.csv").read_bytes())
+    here("fit", ".iris.csv", "--target", "species", "-o", "model.html", "--no-report", *FEW)
+    assert load_model(tmp_path / "model.html").name == "iris"
+    with open_store(tmp_path / "home" / "lore.db") as store:
+        assert [task.name for task in store.find(TaskRecord)] == ["iris"]
+
+
 def test_a_stop_says_what_is_lost(files: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tasklore", "fit", str(files / "iris.csv"), "--target", "species"]
     process = subprocess.Popen(

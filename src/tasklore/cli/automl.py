@@ -74,7 +74,7 @@ def fit(  # noqa: PLR0913 - one parameter for each option
         budget, max_evaluations, None if task is None else task.value, metric, test_size, seed, jobs
     )
     asked.check()
-    _check_places(output, place)
+    _check_places(data, output, place)
     table = tables.Prepared.of(data, target, asked.task, test_size, seed)
     with _stopping("stopped: no model was saved, nothing was remembered. To begin again:", again=True):
         fitted = searching.conduct(table, asked, store, not no_remember, console)
@@ -107,13 +107,19 @@ def _report_place(report: Path | None, output: Path, console: Console) -> Path |
     return report or output.with_suffix(".html")
 
 
-def _check_places(*places: Path | None) -> None:
-    """Raise, before any work, where a result could not be written."""
-    from ..errors import StoreError
+def _check_places(data: Path, output: Path, report: Path | None) -> None:
+    """Raise, before any work, where a result could not be written, or would replace something else."""
+    from ..errors import InvalidSetting, StoreError
 
+    places = [output] if report is None else [output, report]
+    if len({place.resolve() for place in places}) < len(places):
+        raise InvalidSetting(
+            f"model and report would both be written to {output}; give --output a name that ends in .skops, "
+            "give --report another one, or --no-report"
+        )
     for place in places:
-        if place is None:
-            continue
+        if place.resolve() == data.resolve():
+            raise InvalidSetting(f"{place} is the table itself and would be replaced; choose another place")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..apps.automl.estimators import AutoClassifier, AutoRegressor, seconds_of
+from ..apps.automl.estimators import LONGEST_NAME, AutoClassifier, AutoRegressor, seconds_of
 from ..apps.automl.judging import Judged, judge
 from ..apps.automl.losses import Metric, metric_for
 from ..apps.automl.pipelines import Kind
@@ -222,7 +222,7 @@ def conduct(table: Prepared, asked: Asked, store: str | None, remember: bool, co
             random_state=asked.seed,
             store=opened,
             remember=remember,
-            name=table.name.split(".")[0],
+            name=_called(table.name),
             watch=display.watch,
         )
         with display:
@@ -237,6 +237,17 @@ def conduct(table: Prepared, asked: Asked, store: str | None, remember: bool, co
     return Fitted(
         model, table.name, table.target, X, y, kept, kept_y, None, wanted.n_left_out, settings, command
     )
+
+
+def _called(file: str) -> str | None:
+    """Return what a table is called after its file, without dots in front and without endings.
+
+    Examples
+    --------
+    >>> _called("sales.2024.csv.gz"), _called(".hidden.csv"), _called(" .csv")
+    ('sales', 'hidden', 'csv')
+    """
+    return file.lstrip(" .").split(".")[0].strip()[:LONGEST_NAME] or None
 
 
 def _introduce(table: Prepared, asked: Asked, console: Console) -> None:
