@@ -270,9 +270,9 @@ def test_memory_is_limited() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(4000, 300)), rng.integers(0, 2, 4000)
     x[:, 0] += y
-    model = AutoClassifier(
-        max_evaluations=4, n_jobs=1, memory_limit=60, prior=quick_prior("classification")
-    ).fit(x, y)
+    model = AutoClassifier(max_evaluations=4, n_jobs=1, memory_limit=60, prior=quick_prior("classification"))
+    with pytest.warns(UserWarning, match="none of the 4 candidates"):
+        model.fit(x, y)
     board = board_of(model)
     assert len(board) == 4
     assert board["reason"].str.startswith("failed: ").all(), "nothing fits into so little"

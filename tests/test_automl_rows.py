@@ -1,6 +1,7 @@
 """AutoML's face: weights of rows, labels of every type, what cannot be remembered, processes that wait."""
 
 import dataclasses
+import datetime
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from automl_cases import classifier, regressor
 from sklearn.metrics import roc_auc_score
 
 from tasklore.apps.automl.losses import METRICS
+from tasklore.apps.automl.measuring import Problem, folds_of
+from tasklore.apps.automl.pipelines import Kind
 from tasklore.apps.automl.space import candidates
 from tasklore.apps.automl.worker import _idle, lent  # pyright: ignore[reportPrivateUsage]
 from tasklore.errors import InvalidData, StoreError
@@ -76,10 +79,27 @@ def test_labels_come_back_as_they_are(labels: Any) -> None:
     assert model.refit(x, pd.Series(labels)).predict(x).tolist() == list(labels)
 
 
-def test_dates_are_no_labels() -> None:
-    x, days = np.arange(20.0)[:, None], pd.Series(pd.to_datetime(["2024-01-01", "2024-01-02"] * 10))
-    with pytest.raises(InvalidData, match="y holds dates"):
-        classifier().fit(x, days)
+@pytest.mark.parametrize(
+    "times",
+    [
+        pd.Series(pd.to_datetime(["2024-01-01", "2024-01-02"] * 10)),
+        pd.Series(pd.to_datetime(["2024-01-01", "2024-01-02"] * 10, utc=True)),
+        np.array(["2024-01-01", "2024-01-02"] * 10, dtype="datetime64[ns]"),
+        np.array(["2024-01-01", "2024-01-02"] * 10, dtype="datetime64[D]"),
+        pd.Series(pd.to_timedelta([1, 2] * 10, unit="h")),
+        np.array([1, 2] * 10, dtype="timedelta64[ns]"),
+        pd.Series(pd.period_range("2024-01", periods=20, freq="M")),
+        np.array([datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)] * 10, dtype=object),
+        [datetime.timedelta(hours=1), datetime.timedelta(hours=2)] * 10,
+        pd.DataFrame({"y": pd.to_datetime(["2024-01-01", "2024-01-02"] * 10)}),
+    ],
+    ids=lambda times: f"{type(times).__name__} {getattr(times, 'dtype', '')}",
+)
+@pytest.mark.parametrize("make", [classifier, regressor])
+@pytest.mark.filterwarnings("ignore:A column-vector")
+def test_dates_are_no_targets(make: Any, times: Any) -> None:
+    with pytest.raises(InvalidData, match=r"y holds dates or lengths of time; .* numbers"):
+        make().fit(np.arange(20.0)[:, None], times)
 
 
 def test_a_pipeline_takes_columns_that_are_called_by_numbers() -> None:
@@ -105,6 +125,83 @@ def test_one_group_with_weight_is_one_group() -> None:
     groups = np.repeat([0, 1], [200, len(y) - 200])
     with pytest.raises(InvalidData, match="one group only"):
         regressor().fit(x, y, sample_weight=(groups == 1).astype(float), groups=groups)
+
+
+def test_one_row_with_weight_is_too_few() -> None:
+    x, y = datasets.load_diabetes(return_X_y=True)
+    with pytest.raises(InvalidData, match="only one row has a weight above 0; two are needed"):
+        regressor().fit(x, y, sample_weight=(np.arange(len(y)) == 3).astype(float))
+
+
+def test_rows_without_weight_say_nothing_of_the_range_of_targets() -> None:
+    x, y = datasets.load_diabetes(return_X_y=True)
+    weights = np.where(np.arange(len(y)) == 3, 0.0, 1.0)
+    far = np.where(weights > 0, y, 1e6)
+    model: Any = regressor().fit(x, far, sample_weight=weights)
+    assert model._blend.problem.bounds == pytest.approx((25 - 32.1, 346 + 32.1))
+    assert model.refit(x, far, sample_weight=weights)._blend.problem.bounds == pytest.approx((-7.1, 378.1))
+
+
+def grouped(groups: np.ndarray, kind: Kind, y: np.ndarray | None = None) -> Problem:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(len(groups), 2))
+    given = y if y is not None else x[:, 0] > 0 if kind == "classification" else x[:, 0]
+    return dataclasses.replace(Problem.of(x, given, kind), groups=groups)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_sample_is_of_two_groups_at_least(kind: Kind) -> None:
+    groups = np.zeros(20_000, dtype=int)
+    groups[:5] = 1
+    sample = grouped(groups, kind).sample(1250)
+    assert len(sample.y) == 1250
+    assert sample.groups is not None
+    assert np.bincount(sample.groups).tolist() == [1245, 5]
+    assert len(folds_of(sample, 5)) == 2
+    halves = grouped(np.arange(20_000) % 2, kind).sample(1250)
+    assert halves.groups is not None
+    assert 500 < halves.groups.sum() < 750
+    with pytest.raises(InvalidData, match="one group only"):
+        folds_of(grouped(np.zeros(50, dtype=int), kind), 3)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_one_fold_judges_a_part_of_the_groups(kind: Kind) -> None:
+    groups = np.random.default_rng(0).integers(0, 500, 20_000)
+    ((fitted, judged),) = folds_of(grouped(groups, kind), 1)
+    assert len(judged) == pytest.approx(4000, rel=0.05)
+    assert not set(groups[fitted]) & set(groups[judged])
+    ((fitted, judged),) = folds_of(grouped(groups % 3, kind), 1)
+    assert len(judged) == pytest.approx(20_000 / 3, rel=0.05), "of three groups it is one"
+
+
+def test_folds_of_groups_have_rows_on_either_side() -> None:
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        n, n_groups = int(rng.integers(6, 40)), int(rng.integers(2, 9))
+        shares = rng.dirichlet(np.full(n_groups, 0.3))
+        groups = np.unique(rng.choice(n_groups, n, p=shares), return_inverse=True)[1]
+        y = np.unique(groups % int(rng.integers(2, 4)), return_inverse=True)[1]
+        if groups.max() == 0 or y.max() == 0:
+            continue
+        problem = grouped(groups, "classification", y)
+        for n_folds in (1, 3, 5):
+            for fitted, judged in folds_of(problem, n_folds):
+                assert len(fitted)
+                assert len(judged)
+                assert not set(groups[fitted]) & set(groups[judged])
+
+
+def test_rows_without_a_group_are_one() -> None:
+    x, y = datasets.load_iris(return_X_y=True)
+    names = np.array(["a", None, "b", np.nan, 3] * 30, dtype=object)
+    numbers = np.array([1, 0, 2, 0, 3] * 30)
+    one, other = (classifier(max_evaluations=3).fit(x, y, groups=given) for given in (names, numbers))
+    assert one.score(x, y) == other.score(x, y) > 0.9
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        classifier().fit(x, y, groups=names[:5])
+    with pytest.raises(InvalidData, match=r"unhashable.*; give numbers or texts"):
+        classifier().fit(x, y, groups=pd.Series([{}] * 150))
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])

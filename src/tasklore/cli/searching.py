@@ -14,11 +14,12 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..apps.automl.estimators import LONGEST_NAME, AutoClassifier, AutoRegressor, seconds_of
+from ..apps.automl.estimators import AutoClassifier, AutoRegressor
 from ..apps.automl.judging import Judged, judge
 from ..apps.automl.losses import Metric, metric_for
 from ..apps.automl.pipelines import Kind
 from ..apps.automl.report import METRIC_WORDS, Fitted, duration, written
+from ..apps.automl.settings import LONGEST_NAME, seconds_of
 from ..apps.automl.trials import Trial
 from ..errors import InvalidSetting, MissingDependency
 from ..experience import open_store

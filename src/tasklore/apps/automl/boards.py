@@ -1,6 +1,7 @@
 """What a search tried and why, as tables for people."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from .prior import TablePrior
 from .trials import Found, Trial
 
-__all__ = ["leaderboard", "why"]
+__all__ = ["leaderboard", "unfinished", "why"]
 
 N_WHY = 5
 LEADERBOARD = [
@@ -22,9 +23,7 @@ LEADERBOARD = [
 def leaderboard(found: Found) -> pd.DataFrame:
     """Return what was tried, best first; see ``AutoClassifier.leaderboard_``."""
     members = {candidate.name: weight for weight, candidate, _ in found.blend.members}
-    n_folds: dict[int, int] = {}
-    for trial in found.trials:
-        n_folds[trial.level] = max(n_folds.get(trial.level, 0), len(trial.measured.losses))
+    n_folds = _n_folds(found)
     rows = [
         {
             "candidate": trial.candidate.name,
@@ -43,6 +42,28 @@ def leaderboard(found: Found) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=LEADERBOARD)
     ascending = [False, not found.metric.larger_is_better]
     return table.sort_values(["rows", "score"], ascending=ascending, ignore_index=True)
+
+
+def unfinished(found: Found) -> str:
+    """Return what to tell where no candidate was finished, so that the first simple model is all there is."""
+    if any(trial.whole for trial in found.trials):
+        return ""
+    n_folds = _n_folds(found)
+    reasons = Counter(reason(trial, n_folds[trial.level]) for trial in found.trials)
+    known = "; ".join(f"{number} × {text}" for text, number in reasons.most_common(3))
+    return (
+        f"none of the {len(found.trials)} candidates that were tried was finished "
+        f"({known or found.reason}), so this model is only the first simple one: give a larger budget or "
+        "memory_limit, fewer rows or columns, or correct what the reasons name"
+    )
+
+
+def _n_folds(found: Found) -> dict[int, int]:
+    """Return by level on how many folds candidates were tried."""
+    n_folds: dict[int, int] = {}
+    for trial in found.trials:
+        n_folds[trial.level] = max(n_folds.get(trial.level, 0), len(trial.measured.losses))
+    return n_folds
 
 
 def reason(trial: Trial, n_folds: int) -> str:

@@ -7,9 +7,6 @@ ends on time, and can be remembered, so that the next table is learned with this
 
 import dataclasses
 import json
-import math
-import os
-import re
 import time
 import warnings
 from collections.abc import Callable
@@ -23,17 +20,11 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.ensemble import VotingClassifier, VotingRegressor
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    _check_sample_weight,  # pyright: ignore[reportPrivateUsage] - named in scikit-learn's guide for developers
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from ...errors import DamagedArtifact, InvalidData, InvalidSetting, StoreError
+from ...errors import DamagedArtifact, InvalidData, StoreError
 from ...experience.store import ExperienceStore, open_store
-from .boards import leaderboard, why
+from .boards import leaderboard, unfinished, why
 from .calibrating import Calibration
 from .images import ImagePrior, image_candidates, restored
 from .leaks import warn_of_leaks
@@ -44,20 +35,15 @@ from .pipelines import Kind
 from .prior import TablePrior
 from .saving import open_saved, write
 from .search import search
-from .tables import Schema, Table
-from .trials import Blend, Budget, Trial
+from .settings import budget_of, check_settings, seconds_of
+from .tables import Schema
+from .targets import classes_of, groups_of, indices_of, numbers_of, weights_of
+from .trials import Blend, Trial
 
 __all__ = ["AutoClassifier", "AutoRegressor", "load_model", "seconds_of"]
 
-UNITS = {
-    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
-}
 FORMAT = 1
 SECONDS_FOR_IMAGES = 30.0  # that networks for images need at least: importing torch alone takes some
-LONGEST_NAME = 200  # characters, of a table
-LARGEST_TARGET = 1e100
 
 
 class _Auto(BaseEstimator):
@@ -105,15 +91,12 @@ class _Auto(BaseEstimator):
             Labels of any kind, two different ones at least; or finite numbers.
         sample_weight : array-like, shape (n_rows,), optional
         groups : array-like, shape (n_rows,), optional
-            Rows of one group stay together when candidates are judged.
+            Rows of one group stay together when candidates are judged. Rows without one (None, NaN) count as
+            a group of their own.
         """
         started = time.monotonic()
-        metric = metric_for(self.kind, self.metric)
-        name: Any = self.name
-        if name is not None and not (isinstance(name, str) and 0 < len(name.strip()) <= LONGEST_NAME):
-            raise InvalidSetting(
-                f"name is {str(name)[:50]!r}; give a text of 1 to {LONGEST_NAME} characters, or None"
-            )
+        asked = self.get_params(deep=False)
+        check_settings(asked, self.kind)
         schema, table = Schema.read(X)
         if len(table) < 2:
             raise InvalidData("Found array with 1 sample(s) while a minimum of 2 is required.")
@@ -122,29 +105,26 @@ class _Auto(BaseEstimator):
         check_consistent_length(table, y)
         self._note_classes(y)
         y = self._targets(y)
-        weights = _weights_of(sample_weight, table)
-        if groups is not None:
-            groups = np.unique(column_or_1d(groups), return_inverse=True)[1]
-            check_consistent_length(table, groups)
+        weights, groups = weights_of(sample_weight, table), groups_of(groups, table)
         n_classes = int(y.max()) + 1 if self.kind == "classification" else 0
-        bounds = bounds_of(y) if self.kind == "regression" else None
+        bounds = self._bounds(y, weights)
         problem = Problem(table, y, self.kind, schema, n_classes, weights, groups, bounds)
         if weights is not None and not (weights > 0).all():
             problem = problem.rows(np.flatnonzero(weights > 0))
             if self.kind == "classification" and len(np.unique(problem.y)) < n_classes:
                 raise InvalidData("a class has no row with a weight above 0; leave its rows out")
+            if len(problem.y) < 2:
+                raise InvalidData("only one row has a weight above 0; two are needed, to learn and to judge")
         if problem.groups is not None and len(np.unique(problem.groups)) == 1:
             raise InvalidData("groups holds one group only; two are needed to judge on other groups")
         warn_of_leaks(problem)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         store = open_store(self.store) if isinstance(self.store, str | Path) else self.store
         prior = self.prior or TablePrior.shipped(self.kind)
-        if prior.kind != self.kind:
-            raise InvalidSetting(f"the prior is for {prior.kind}; one for {self.kind} is needed")
         names: dict[str, str] = {}
         if store is not None:
             prior, names = prior.with_store(store), names_of(store, self.kind)
-        budget = self._budget(seed)
+        budget, metric = budget_of(asked, seed), metric_for(self.kind, self.metric)
         enough = budget.seconds is None or budget.seconds >= SECONDS_FOR_IMAGES
         if enough and (added := image_candidates(problem)):
             prior = ImagePrior.of(prior, added, problem)
@@ -157,6 +137,8 @@ class _Auto(BaseEstimator):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         elif "feature_names_in_" in vars(self):
             del self.feature_names_in_
+        if told := unfinished(found):
+            warnings.warn(told, UserWarning, stacklevel=2)
         if store is not None and self.remember:
             tried = {
                 trial.candidate.name: (list(trial.measured.losses), found.seconds_of(trial))
@@ -172,17 +154,11 @@ class _Auto(BaseEstimator):
             store.close()
         return self
 
-    def _budget(self, seed: int) -> Budget:
-        n_jobs = self.n_jobs
-        if n_jobs is None:
-            n_jobs = 1
-        if n_jobs == 0:
-            raise InvalidSetting(f"n_jobs is {n_jobs}; give a number of processes, or -1 for all cores")
-        if n_jobs < 0:
-            n_jobs = max(1, _cores() + 1 + int(n_jobs))
-        if self.max_evaluations is not None:
-            return Budget(None, self.max_evaluations, int(n_jobs), self.memory_limit, seed)
-        return Budget(seconds_of(self.budget), None, int(n_jobs), self.memory_limit, seed)
+    def _bounds(self, y: np.ndarray, weights: np.ndarray | None) -> tuple[float, float] | None:
+        """Return between what predictions are believed; rows without weight say nothing of it."""
+        if self.kind == "classification":
+            return None
+        return bounds_of(y if weights is None else y[weights > 0])
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -232,14 +208,14 @@ class _Auto(BaseEstimator):
         """
         check_is_fitted(self)
         table = self._schema.table(X)
-        weights = _weights_of(sample_weight, table)
+        weights = weights_of(sample_weight, table)
         unweighted = [c.name for _, c, _ in self._blend.members if not c.takes_weights(self.kind)]
         if weights is not None and unweighted:
             raise InvalidData(
                 f"{', '.join(unweighted)} cannot weigh rows and was chosen without weights; fit again"
             )
         targets, n_classes = self._targets(y), self._blend.problem.n_classes
-        bounds = bounds_of(targets) if self.kind == "regression" else None
+        bounds = self._bounds(targets, weights)
         problem = Problem(table, targets, self.kind, self._schema, n_classes, weights, bounds=bounds)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _plain():
@@ -362,29 +338,6 @@ class _Auto(BaseEstimator):
         return tags
 
 
-def _weights_of(sample_weight: Any, table: Table) -> np.ndarray | None:
-    """Return weights of rows whose mean, where there is any weight, is 1: only their ratios count."""
-    if sample_weight is None:
-        return None
-    weights: np.ndarray = _check_sample_weight(sample_weight, table)
-    if (weights < 0).any():
-        raise InvalidData("sample_weight holds negative values; weights must be 0 or more")
-    if not (weights > 0).any():
-        raise InvalidData("sample_weight is 0 everywhere; some rows must count")
-    return weights / weights[weights > 0].mean()
-
-
-def _labels(y: Any) -> np.ndarray:
-    """Return labels in numpy's plainest type: truth values, numbers or text."""
-    if isinstance(y, pd.Series | pd.DataFrame) or np.asarray(y).dtype.kind == "O":
-        found: Any = column_or_1d(y if isinstance(y, pd.DataFrame) else np.asarray(y, object), warn=True)
-        plain: Any = pd.Series(found, dtype=object).infer_objects()
-        if plain.dtype.kind in "mM" or isinstance(plain.dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
-            raise InvalidData("y holds dates; classes must be text, whole numbers or truth values")
-        y = plain.to_numpy()
-    return column_or_1d(y, warn=True)
-
-
 class AutoClassifier(ClassifierMixin, _Auto):
     """Choose features, model and hyperparameters for a classification table, in seconds, from experience.
 
@@ -438,15 +391,7 @@ class AutoClassifier(ClassifierMixin, _Auto):
     classes_: np.ndarray
 
     def _note_classes(self, y: Any) -> None:
-        y = _labels(y)
-        if pd.isna(pd.Series(y)).any():
-            raise InvalidData("y contains NaN: labels are missing; leave out such rows first")
-        if y.dtype.kind == "f" and not np.isfinite(y).all():
-            raise InvalidData("Input y contains infinity or a value too large for dtype('float64').")
-        check_classification_targets(y)
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise InvalidData(f"y holds one class only, {self.classes_[0]}; two classes are needed")
+        self.classes_ = classes_of(y)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities, shape (n_rows, n_classes), columns in the order of ``classes_``."""
@@ -459,11 +404,7 @@ class AutoClassifier(ClassifierMixin, _Auto):
         return self.classes_[best]
 
     def _targets(self, y: Any) -> np.ndarray:
-        y = _labels(y)
-        strange = np.setdiff1d(y, self.classes_)
-        if len(strange):
-            raise InvalidData(f"y holds the label {strange[0]}, which fit did not see; fit again instead")
-        return np.searchsorted(self.classes_, y).astype(np.int64)
+        return indices_of(y, self.classes_)
 
 
 class AutoRegressor(RegressorMixin, _Auto):
@@ -497,36 +438,7 @@ class AutoRegressor(RegressorMixin, _Auto):
         return self._outputs(X)[:, 0]
 
     def _targets(self, y: Any) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
-        try:
-            values = y.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise InvalidData(
-                f"y must hold numbers, got {y.dtype}: {error}; for labels use AutoClassifier"
-            ) from error
-        if not np.isfinite(values).all():
-            raise InvalidData("y contains NaN or infinity; leave out such rows first")
-        if np.abs(values).max(initial=0.0) > LARGEST_TARGET:
-            raise InvalidData(
-                f"y holds values up to {np.abs(values).max():.3g}, whose squares are no numbers any more; "
-                f"divide y so that it is at most {LARGEST_TARGET:g}"
-            )
-        return values
-
-
-def seconds_of(budget: float | str) -> float:
-    """Return a length of time in seconds.
-
-    Examples
-    --------
-    >>> seconds_of("10min"), seconds_of("1.5 h"), seconds_of(20)
-    (600.0, 5400.0, 20.0)
-    """
-    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-z]*)\s*", str(budget).lower())
-    seconds = float(found[1]) * UNITS.get(found[2], math.nan) if found else math.nan
-    if not 0 < seconds < math.inf:
-        raise InvalidSetting(f'budget is {budget!r}; give seconds, or a text such as "60s", "10min" or "1h"')
-    return seconds
+        return numbers_of(y)
 
 
 def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
@@ -573,11 +485,3 @@ def _plain() -> AbstractContextManager[None]:
     """Let parts of models work as in the processes that try them, whatever is set for scikit-learn here."""
     context: Any = config_context(enable_metadata_routing=False, transform_output="default")
     return context
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system has it
-        return os.cpu_count() or 1

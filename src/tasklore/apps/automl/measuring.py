@@ -112,7 +112,7 @@ class Problem:
         return float(np.mean(losses))
 
     def sample(self, most: int, random_state: int = 0) -> "Problem":
-        """Return at most so many rows, classes in proportion."""
+        """Return at most so many rows, classes in proportion, and of two groups at least if there are two."""
         n = len(self.y)
         if n <= most:
             return self
@@ -120,7 +120,11 @@ class Problem:
         order = rng.permutation(n)
         if self.kind == "classification":  # take turns by class, so that none is lost
             order = order[np.argsort(_rank_in_class(self.y[order]) / np.bincount(self.y)[self.y[order]])]
-        return self.rows(np.sort(order[:most]))
+        chosen = order[:most]
+        if self.groups is not None and (self.groups[chosen] == self.groups[chosen[0]]).all():
+            others = order[self.groups[order] != self.groups[chosen[0]]][: max(1, most // 5)]
+            chosen = np.concatenate([chosen[: most - len(others)], others])
+        return self.rows(np.sort(chosen))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,35 +168,51 @@ def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: i
     """Return rows to fit and rows to judge, for each fold of each repetition.
 
     Classes are in proportion, groups whole. One fold is a holdout of a fifth, of large tables of less, down
-    to a twentieth: 4,000 rows tell enough.
+    to a twentieth: 4,000 rows tell enough; of few groups it is one of them.
+
+    Raises
+    ------
+    InvalidData
+        There are no two rows of a class, or no two groups.
     """
     y, groups = problem.y, problem.groups
     classes = problem.kind == "classification"
     largest = int(np.bincount(y).max()) if classes else len(y)
     n_folds = min(n_folds, largest)
+    n_parts = max(2, min(largest, max(5, min(20, len(y) // ENOUGH_JUDGED)))) if n_folds == 1 else n_folds
     if classes and largest < 2:
         raise InvalidData("every class has one row only; two rows of a class are needed to judge a model")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
         if groups is not None:
-            n_folds = min(n_folds, len(np.unique(groups)))
-            kind = StratifiedGroupKFold if classes else GroupKFold
-            splitters = [
-                kind(max(2, n_folds), shuffle=True, random_state=random_state + repeat)
+            folds = [
+                fold
                 for repeat in range(n_repeats)
+                for fold in _folds_of_groups(problem, groups, n_parts, random_state + repeat)
             ]
-            folds = [pair for splitter in splitters for pair in splitter.split(y, y, groups)]
-        elif n_folds == 1:
-            kind = StratifiedKFold if classes else KFold
-            n_parts = max(2, min(largest, max(5, min(20, len(y) // ENOUGH_JUDGED))))
-            folds = list(kind(n_parts, shuffle=True, random_state=random_state).split(y, y))
         else:
             kind = StratifiedKFold if classes else KFold
             splitters = [
-                kind(n_folds, shuffle=True, random_state=random_state + repeat) for repeat in range(n_repeats)
+                kind(n_parts, shuffle=True, random_state=random_state + repeat) for repeat in range(n_repeats)
             ]
             folds = [pair for splitter in splitters for pair in splitter.split(y, y)]
     return folds[:1] if n_folds == 1 else folds
+
+
+def _folds_of_groups(problem: Problem, groups: np.ndarray, n_parts: int, random_state: int) -> Folds:
+    """Return folds that no group is on both sides of, with rows on either side."""
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:
+        raise InvalidData("the rows are of one group only; two are needed to judge on other groups")
+    n_parts = min(n_parts, n_groups)
+    folds: Folds = []
+    if problem.kind == "classification":
+        splitter = StratifiedGroupKFold(n_parts, shuffle=True, random_state=random_state)
+        folds = [fold for fold in splitter.split(problem.y, problem.y, groups) if all(map(len, fold))]
+    if not folds:
+        splitter = GroupKFold(n_parts, shuffle=True, random_state=random_state)
+        folds = list(splitter.split(problem.y, problem.y, groups))
+    return folds
 
 
 def measure(
