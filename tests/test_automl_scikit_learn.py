@@ -1,6 +1,10 @@
 """AutoML inside scikit-learn: metadata routing, set_output, names and types of columns, searches."""
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +18,14 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import VotingClassifier
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_predict, cross_validate
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+)
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
@@ -23,6 +34,8 @@ from tasklore.apps.automl.measuring import Problem
 from tasklore.apps.automl.pipelines import Kind
 from tasklore.apps.automl.space import candidates
 from tasklore.errors import InvalidData, InvalidSetting
+from tasklore.experience import open_store
+from tasklore.experience.records import TaskRecord
 
 datasets: Any = sklearn.datasets  # which is typed in parts only
 RAISE: Any = "raise"
@@ -306,3 +319,33 @@ def test_copies_know_all_settings_and_no_result() -> None:
         copy.fit(x, y)
         again: Any = copied(copy)
         assert [name for name in vars(again) if name.startswith("_") or name.endswith("_")] == []
+
+
+def test_an_open_store_goes_along_with_copies(tmp_path: Path) -> None:
+    x, y = datasets.load_iris(return_X_y=True)
+    with open_store(tmp_path / "lore.db") as store:
+        model = classifier(store=store)
+        assert copied(model).get_params()["store"] is store
+        scores = cross_val_score(model, x, y, cv=KFold(3, shuffle=True, random_state=0))
+        assert scores.min() > 0.8
+        assert len(store.find(TaskRecord)) == 3
+        search = GridSearchCV(model, {"max_evaluations": [1, 2]}, cv=2).fit(x, y)
+        assert search.best_estimator_.store is store
+        again: Any = pickle.loads(pickle.dumps(search.best_estimator_))  # noqa: S301 - written a moment ago
+        np.testing.assert_array_equal(again.predict(x), search.predict(x))
+        with again.store as opened:
+            assert len(opened.find(TaskRecord)) == len(store.find(TaskRecord))
+        n_known = len(store.find(TaskRecord))
+        cross_val_score(model, x[::-1], y[::-1], cv=KFold(2, shuffle=True, random_state=1), n_jobs=2)
+        assert len(store.find(TaskRecord)) == n_known + 2, "processes open it by its address"
+
+
+def test_folders_to_import_from_that_are_no_texts(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; sys.path += [pathlib.Path(sys.argv[1]), sys.argv[2]]\n"
+        "import numpy as np; from automl_cases import classifier\n"
+        "x = np.random.default_rng(0).normal(size=(60, 2))\n"
+        "print(classifier().fit(x, x[:, 0] > 0).predict(x).shape)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "(60,)\n"

@@ -1,6 +1,7 @@
 """The experience store: the contract on every back end, records, distances, addresses, migrations."""
 
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -374,6 +375,36 @@ def test_a_read_only_store_can_be_read(tmp_path: Path) -> None:
         assert store.verify() == []
         with pytest.raises(StoreError, match="read-only"):
             store.add(RoundRecord(run_id="run-1", index=5, metrics={}))
+
+
+def pickled(store: ExperienceStore) -> ExperienceStore:
+    return pickle.loads(pickle.dumps(store))  # noqa: S301 - what was written a moment ago
+
+
+def test_a_pickled_store_is_opened_again_by_its_address(tmp_path: Path) -> None:
+    with open_store(tmp_path / "löre #1?.db", patience=7.0) as store:
+        store.add_all(everything())
+        with pickled(store) as again:
+            assert again.location == store.location
+            assert ids(again.find(RunRecord)) == ids(store.find(RunRecord))
+    open_store(tmp_path / "lore.db").close()
+    only_to_read = open_store(f"sqlite:///file:{tmp_path}/lore.db?mode=ro&uri=true")
+    with only_to_read, pickled(only_to_read) as again, pytest.raises(StoreError, match="read-only"):
+        again.add(RoundRecord(run_id="run-1", index=5, metrics={}))
+    with open_store("memory:") as store, pytest.raises(StoreError, match="use one in a file, or n_jobs=1"):
+        pickle.dumps(store)
+
+
+def test_a_password_is_not_pickled(postgres_url: str) -> None:
+    with open_store(postgres_url) as store:
+        url: Any = store._url  # pyright: ignore
+        if url.password is None:
+            with pickled(store) as again:
+                assert again.location == store.location
+            vars(store)["_url"] = url.set(password="secret")
+        with pytest.raises(StoreError, match="holds a password; keep that in") as told:
+            pickle.dumps(store)
+        assert "secret" not in str(told.value)
 
 
 def test_a_forgotten_store_lets_go_of_its_file(tmp_path: Path) -> None:

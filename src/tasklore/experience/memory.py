@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ..canonical import Json, dumps
 from ..errors import InvalidSetting, StoreError
@@ -21,6 +21,11 @@ class MemoryStore(ExperienceStore):
         self._records: dict[str, Record] = {}  # in the order of adding
         self._lock = threading.Lock()
         self._closed = False
+
+    def __reduce__(self) -> NoReturn:
+        raise StoreError(
+            "a store in memory cannot be sent to another process or pickled; use one in a file, or n_jobs=1"
+        )
 
     @property
     def location(self) -> str:

@@ -106,6 +106,17 @@ class SqlStore(ExperienceStore):
         _open_stores.add(self)
         self._open()
 
+    def __reduce__(self) -> tuple[Callable[[str | Path, float], "SqlStore"], tuple[str | Path, float]]:
+        """Pickle the address, not the connection: the store is opened again where it is needed."""
+        if self._url.password or "password" in self._url.query:
+            raise StoreError(
+                f"the store at {self.location} cannot be sent to another process or pickled, as its address "
+                "holds a password; keep that in ~/.pgpass instead, or use n_jobs=1"
+            )
+        in_a_file = self._url.get_backend_name() == "sqlite" and not self._url.query
+        where = Path(str(self._url.database)) if in_a_file else self._url.render_as_string()
+        return _opened, (where, self._patience)
+
     @staticmethod
     def put_all_down() -> None:
         """Before a fork: wait for operations under way, and leave no connection to be inherited."""
@@ -359,6 +370,10 @@ class SqlStore(ExperienceStore):
             lacking = set(table.c.keys()) - {column["name"] for column in present.get_columns(table.name)}
             if lacking:
                 raise StoreError(f"its table {table.name} lacks {', '.join(sorted(lacking))}: restore a copy")
+
+
+def _opened(where: str | Path, patience: float) -> SqlStore:
+    return SqlStore(where, patience=patience)
 
 
 def _address(where: str | Path) -> sa.URL:

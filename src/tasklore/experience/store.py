@@ -61,7 +61,14 @@ class ExperienceStore(abc.ABC):
     * *Shared*: threads and processes, also forked ones, may use the same store at once; waiting for one
       another is the store's business and never an error for the caller within its patience.
     * *Erased stays erased*: adding a record that was erased returns its id and stores nothing.
+    * *One*: a copy of a store is the store itself, so that estimators that hold one can be cloned.
     """
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
     @property
     @abc.abstractmethod

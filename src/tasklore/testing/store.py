@@ -11,6 +11,7 @@
 The fixture yields a fresh, empty, open store. Needs pytest, as only tests import this module.
 """
 
+import copy
 import dataclasses
 import random
 from collections.abc import Sequence
@@ -276,6 +277,11 @@ class StoreContract:
         with MemoryStore() as peer:
             peer.merge(tmp_path / "all")
             assert peer.verify() == []
+
+    def test_a_copy_is_the_store_itself(self, store: ExperienceStore) -> None:
+        """So that an estimator that holds an open store can be cloned."""
+        assert copy.copy(store) is store
+        assert copy.deepcopy({"store": store})["store"] is store
 
     def test_merging_is_a_union(self, store: ExperienceStore, tmp_path: Path) -> None:
         """Either way round, twice over, and back: no record is lost and none doubled."""

@@ -52,9 +52,11 @@ class _Nursery:
         if self.line is not None:
             self.line.close()
         self.line, theirs = socket.socketpair()
+        listed: list[object] = [*sys.path]
+        folders = [folder for folder in listed if isinstance(folder, str)]  # as Python, which ignores others
         # Not multiprocessing's fork server: that would run the user's own script again in the child.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())],
+            [sys.executable, "-c", START, json.dumps(folders), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ONE_THREAD},
             stdin=subprocess.DEVNULL,
