@@ -144,6 +144,22 @@ def test_new_categories_and_missing_columns_when_predicting() -> None:
         model.predict(frame[["a"]].set_axis(["z"], axis=1))
 
 
+def test_texts_among_numbers_to_predict_for_are_told_once() -> None:
+    model = classifier(max_evaluations=3).fit(X, LABELS)
+    texts = pd.DataFrame({"b": ["1.5", "2,5", None, ""], "a": ["1", "x", "2", " NaN "]})
+    with pytest.warns(UserWarning, match="taken as missing") as noticed:
+        chances = model.predict_proba(texts)
+    assert [str(one.message)[:90] for one in noticed] == [
+        "texts in columns of numbers are taken as missing: 'b' ('2,5'), 'a' ('x'); write numbers wi"
+    ]
+    gaps = pd.DataFrame({"a": [1, None, 2, None], "b": [1.5, None, None, None]})
+    np.testing.assert_array_equal(chances, model.predict_proba(gaps))
+    with pytest.warns(UserWarning, match=r"'a' \('x'\); "):
+        model.predict(np.array([["x", 1.0]], dtype=object))
+    plain = texts.assign(a=["1", "2", None, "4"], b=pd.array([1, None, 2, 3], dtype="Int64"), more="text")
+    model.predict(plain)  # warnings are errors here
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -60,13 +60,27 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 
 def test_a_fit_that_finished_nothing_says_so() -> None:
-    with pytest.warns(UserWarning, match=r"none of the 0 candidates .*the time was over.* a larger budget"):
+    with pytest.warns(UserWarning, match=r"no candidate was finished \(0 were tried; the time was over\)"):
         model = AutoClassifier(budget=1e-5, n_jobs=1, prior=quick_prior("classification")).fit(X, Y)
     assert len(model.leaderboard_) == 0
     assert model.predict(X).shape == (60,), "and still there is a model"
     large = np.repeat(RNG.normal(size=(4000, 1)), 300, axis=1)
-    with pytest.warns(UserWarning, match=r"none of the 2 candidates .*2 × failed: .*or memory_limit"):
+    with pytest.warns(UserWarning, match=r"\(2 were tried; .*2 × failed: .*or memory_limit"):
         regressor(memory_limit=60).fit(large, RNG.normal(size=4000))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         classifier().fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("60s", 60), ("10min", 600), ("1.5 h", 5400), (20, 20), ("2 minutes", 120), (0.5, 0.5)],
+)
+def test_budgets_as_text(text: str | float, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0s", "-5s", "10 parsecs", "nan", "1 2 s"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="budget is"):
+        seconds_of(text)

@@ -80,10 +80,12 @@ def fit(  # noqa: PLR0913 - one parameter for each option
         fitted = searching.conduct(table, asked, store, not no_remember, console)
     fitted.model.save(output)
     with _stopping(f"stopped after the model had been saved in {output}; there is no report"):
-        fitted = searching.tested(fitted)
+        with tables.telling_warnings(console):
+            fitted = searching.tested(fitted)
         searching.tell(fitted, console)
         if place is not None:
-            with console.status("asking what each column is worth, and writing the report"):
+            asking = console.status("asking what each column is worth, and writing the report")
+            with asking, tables.telling_warnings(Console(quiet=True)):  # they were told with the test
                 write_report(fitted, place)
     if as_json:
         places = {"model": str(output), "report": None if place is None else str(place)}

@@ -50,11 +50,11 @@ def unfinished(found: Found) -> str:
         return ""
     n_folds = _n_folds(found)
     reasons = Counter(reason(trial, n_folds[trial.level]) for trial in found.trials)
-    known = "; ".join(f"{number} × {text}" for text, number in reasons.most_common(3))
+    known = [found.reason, *(f"{number} × {text}" for text, number in reasons.most_common(3))]
     return (
-        f"none of the {len(found.trials)} candidates that were tried was finished "
-        f"({known or found.reason}), so this model is only the first simple one: give a larger budget or "
-        "memory_limit, fewer rows or columns, or correct what the reasons name"
+        f"no candidate was finished ({len(found.trials)} were tried; {'; '.join(known)}), so this model is "
+        "only the first simple one: give a larger budget or memory_limit, fewer rows or columns, or correct "
+        "what is named here"
     )
 
 

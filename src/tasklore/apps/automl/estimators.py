@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.ensemble import VotingClassifier, VotingRegressor
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
@@ -26,11 +25,13 @@ from ...errors import DamagedArtifact, InvalidData, StoreError
 from ...experience.store import ExperienceStore, open_store
 from .boards import leaderboard, unfinished, why
 from .calibrating import Calibration
+from .gaps import warn_of_lost_texts
 from .images import ImagePrior, image_candidates, restored
 from .leaks import warn_of_leaks
 from .losses import metric_for
 from .measuring import Problem, bounds_of
 from .memory import names_of, remember
+from .parts import pipeline_of, unsuited
 from .pipelines import Kind
 from .prior import TablePrior
 from .saving import open_saved, write
@@ -98,6 +99,7 @@ class _Auto(BaseEstimator):
         asked = self.get_params(deep=False)
         check_settings(asked, self.kind)
         schema, table = Schema.read(X)
+        not_plain = unsuited(X, schema)
         if len(table) < 2:
             raise InvalidData("Found array with 1 sample(s) while a minimum of 2 is required.")
         if y is None:
@@ -131,7 +133,7 @@ class _Auto(BaseEstimator):
         with _plain():
             found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
         self._schema, self._blend, self._found, self._prior = schema, found.blend, found, prior
-        self._names = names
+        self._names, self._unsuited = names, not_plain
         self.n_features_in_ = len(schema.columns)
         if schema.named and all(isinstance(name, str) for name in X.columns):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
@@ -171,6 +173,7 @@ class _Auto(BaseEstimator):
     def _outputs(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         table = self._schema.table(X)
+        warn_of_lost_texts(X, self._schema, table)
         with _plain():
             return self._blend.outputs(table)
 
@@ -232,7 +235,8 @@ class _Auto(BaseEstimator):
     def to_pipeline(self) -> Any:
         """Return what was chosen as scikit-learn's own parts, not fitted, to use without Tasklore.
 
-        Its input are rows as they were given to :meth:`fit`, dense. Several models become a
+        Its input are rows as they were given to :meth:`fit`, dense; with tables, columns are found by their
+        names. Several models become a
         :class:`~sklearn.ensemble.VotingClassifier` or a :class:`~sklearn.ensemble.VotingRegressor`. It
         predicts the same classes, but does neither sharpen chances nor stretch values, nor keep values within
         a tenth of the targets' range around it, as Tasklore's own prediction does.
@@ -241,29 +245,15 @@ class _Auto(BaseEstimator):
         ------
         InvalidData
             A step has no such part: dates in parts, text columns joined, categories by frequency, or
-            convolutions. The message names it.
+            convolutions. Or a column was not plain: infinite numbers, other texts among numbers, values of
+            several types, lengths of time, ``pandas.NA``, or a name that another one has. The message names
+            it.
         """
         check_is_fitted(self)
         schema = self._schema
-        own = [candidate.name for _, candidate, _ in self._blend.members if candidate.needs_tasklore(schema)]
-        if own:
-            raise InvalidData(
-                f"{', '.join(own)} use steps that scikit-learn lacks (dates in parts, texts of several "
-                "columns, categories by frequency, or convolutions), so this pipeline needs Tasklore; save "
-                "the model with save() instead"
-            )
         if "feature_names_in_" not in vars(self):  # columns that are not called by texts have places only
             schema = dataclasses.replace(schema, named=False)
-        parts = [
-            (candidate.name, candidate.build(schema, self.kind, 0, raw=True))
-            for _, candidate, _ in self._blend.members
-        ]
-        if len(parts) == 1:
-            return parts[0][1]
-        weights = [weight for weight, _, _ in self._blend.members]
-        if self.kind == "classification":
-            return VotingClassifier(parts, voting="soft", weights=weights)
-        return VotingRegressor(parts, weights=weights)
+        return pipeline_of(self._blend, schema, self.kind, self._unsuited)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model to a file, which holds no code.
@@ -286,6 +276,7 @@ class _Auto(BaseEstimator):
                 and isinstance(value, str | int | float | bool | None)
             },
             "schema": self._schema.to_dict(),
+            "unsuited": self._unsuited,
             "n_classes": self._blend.problem.n_classes,
             "bounds": self._blend.problem.bounds,
             "calibration": dataclasses.asdict(self._blend.calibration),
@@ -317,8 +308,8 @@ class _Auto(BaseEstimator):
             raise DamagedArtifact(f"{path} holds an {type(model).__name__}; load it with that class")
         return model
 
-    def _restored(self, schema: Schema, blend: Blend, held: Any) -> Self:
-        self._schema, self._blend, self._found = schema, blend, None
+    def _restored(self, schema: Schema, blend: Blend, held: Any, not_plain: dict[str, str]) -> Self:
+        self._schema, self._blend, self._found, self._unsuited = schema, blend, None, not_plain
         self.n_features_in_ = len(schema.columns)
         if held["names"]:
             self.feature_names_in_ = np.asarray(held["names"], dtype=object)
@@ -463,6 +454,7 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
         n_classes = int(about["n_classes"])
         learned: Any = about.get("calibration", {})  # older files lack it too
+        not_plain = {str(name): str(why) for name, why in about.get("unsuited", {}).items()}
         calibration = Calibration(**{name: float(value) for name, value in learned.items()})
         empty = Problem(pd.DataFrame(), np.empty(0), face.kind, schema, n_classes, bounds=bounds)
         models = iter(held["models"])
@@ -478,7 +470,8 @@ def load_model(path: str | Path) -> "AutoClassifier | AutoRegressor":
         raise
     except Exception as error:  # whatever a damaged archive may cause
         raise DamagedArtifact(f"{path} is no model that Tasklore saved, or is damaged: {error}") from error
-    return model._restored(schema, Blend(empty, members, calibration), held)  # pyright: ignore[reportPrivateUsage]
+    blend = Blend(empty, members, calibration)
+    return model._restored(schema, blend, held, not_plain)  # pyright: ignore[reportPrivateUsage]
 
 
 def _plain() -> AbstractContextManager[None]:
