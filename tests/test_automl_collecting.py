@@ -1,5 +1,6 @@
 """Experience is collected once, whole, and goes on where it stopped."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,9 @@ def test_everything_is_remembered_once(manifest: Path, tmp_path: Path) -> None:
     assert log_loss(y, chances) == pytest.approx(np.mean(measured["logistic-1"]["losses"]), abs=1e-3)
     assert log_loss(y, chances) < 0.3
     assert measured["logistic-1"]["megabytes"] > 10
+    columns = [column["name"] for column in metadata["schema"]["columns"]]  # type: ignore[index,union-attr]
+    assert columns == ["x0", "x1", "x2", "x3"], "no names of the table's own"
+    assert not {"sepal", "petal", "target"} & set(re.findall("[a-z]+", str(metadata)))
 
 
 def test_large_targets_keep_their_size(manifest: Path, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def collect(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Try every AutoML candidate on past data sets, and remember losses, times and predictions.
+    """Try every AutoML candidate on past data sets; remember losses, times, predictions, and the target.
 
     It takes a minute or two for each data set. What is in the store is not tried again, so a collection that
     was stopped goes on where it was when the same command is given again.

@@ -1,7 +1,8 @@
 """Experience with tables: every candidate tried on every past data set, remembered in the store.
 
 For each data set one artifact holds what was measured (losses of the folds, times, memory and out-of-fold
-predictions of every candidate), written before the records that name it. A data set that is in the store is
+predictions of every candidate, and the target that these are compared with; no other column, and no names
+of columns or classes), written before the records that name it. A data set that is in the store is
 not tried again, so a collection that was stopped goes on where it was.
 """
 
@@ -37,6 +38,7 @@ from .descriptors import describe
 from .measuring import Measurement, Problem, folds_of
 from .pipelines import Candidate, Kind
 from .space import candidates
+from .tables import Schema
 from .worker import Worker
 
 __all__ = ["Collecting", "Dataset", "Found", "Job", "collect", "measured", "read_manifest"]
@@ -183,7 +185,7 @@ class Found:
     y : ndarray, shape (n,)
     n_columns, n_classes : int
     schema : dict
-        See :meth:`.tables.Schema.to_dict`.
+        See :meth:`.tables.Schema.to_dict`; columns are called by their places, not by their names.
     descriptors : dict of str to float
         See :func:`.descriptors.describe`.
     measurements : list of Measurement
@@ -337,10 +339,15 @@ def _measured(
         problem.y,
         problem.table.shape[1],
         problem.n_classes,
-        problem.schema.to_dict(),
+        _without_names(problem.schema).to_dict(),
         descriptors,
         measurements,
     )
+
+
+def _without_names(schema: Schema) -> Schema:
+    columns = (dataclasses.replace(column, name=f"x{place}") for place, column in enumerate(schema.columns))
+    return dataclasses.replace(schema, columns=tuple(columns))
 
 
 _describing = threading.Lock()
