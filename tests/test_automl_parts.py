@@ -57,6 +57,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_plain_columns_are_taken_as_they_are(case: str) -> None:
     frame = pd.DataFrame({"a": A, "c": PLAIN[case]})
     schema = Schema.of(frame)
+    half = pd.DataFrame({"a": A.astype(np.float16)})
+    assert unsuited(half, Schema.of(half)) == {}
     assert unsuited(frame, schema) == {}
     for name in NAMES:
         pipeline = candidates("classification")[name].build(schema, "classification", 0, raw=True)

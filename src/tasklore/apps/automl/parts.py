@@ -73,12 +73,13 @@ def unsuited(X: Any, schema: Schema) -> dict[str, str]:
     names = [column.name for column in schema.columns]
     if issparse(X):
         entries: Any = coo_array(X)
-        beyond = np.unique(entries.coords[1][np.abs(entries.data) > LARGEST])
+        beyond = np.unique(entries.coords[1][np.abs(entries.data.astype(np.float64)) > LARGEST])
         return {names[place]: BEYOND for place in beyond}
     frame: Any = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
     plain = np.array([isinstance(dtype, np.dtype) and dtype.kind in "iuf" for dtype in frame.dtypes])
     block = np.asarray(frame if plain.all() else frame.loc[:, plain])
-    too_large = (np.fmax.reduce(block, axis=0) > LARGEST) | (np.fmin.reduce(block, axis=0) < -LARGEST)
+    largest, least = (each.reduce(block, axis=0).astype(np.float64) for each in (np.fmax, np.fmin))
+    too_large = (largest > LARGEST) | (least < -LARGEST)  # not in half precision, where 1e30 is infinite
     found = {names[place]: BEYOND for place in np.flatnonzero(plain)[too_large]}
     for place, column in enumerate(schema.columns):
         if not plain[place] and (why := _why_unsuited(frame.iloc[:, place], column.kind)):
