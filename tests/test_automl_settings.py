@@ -55,7 +55,8 @@ def test_numbers_of_numpy_are_numbers() -> None:
     given = {"max_evaluations": np.int64(2), "n_jobs": np.int32(1), "memory_limit": np.int64(3000)}
     assert classifier(**given).fit(X, Y).score(X, Y) > 0.9
     assert budget_of({**given, "budget": "60s"}, 0).memory == 3000
-    assert seconds_of(np.float32(0.5)) == 0.5
+    half: Any = np.float32(0.5)
+    assert seconds_of(half) == 0.5
     assert seconds_of(1e-5) == 1e-5
 
 
