@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tasklore.apps.automl.collecting import Dataset, read_manifest
+from tasklore.cli.apply import _read  # pyright: ignore[reportPrivateUsage]
 from tasklore.cli.tables import read_table, read_target
 from tasklore.errors import InvalidData, MissingDependency
 
@@ -83,3 +85,19 @@ def test_a_zst_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pytest.importorskip("zstandard")
     with pytest.raises(InvalidData, match="cannot be unpacked"):
         read_table(path)
+
+
+def test_no_table_takes_its_first_column_for_an_index(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", "a,b,target", [(1, 2, place) for place in range(20)], end=",")
+    problem = Dataset("t", "regression", path, "a family").read()
+    assert [column.name for column in problem.schema.columns] == ["a", "b"]
+    assert problem.y.tolist() == list(range(20))
+    written(path, "a,b,target", [(1, 2, 3, 4)] * 20)
+    with pytest.raises(InvalidData, match=r"^the rows of .* have more values than its first line has names"):
+        Dataset("t", "regression", path, "a family").read()
+    with pytest.raises(InvalidData, match=r"^the rows of .* have more values"):
+        read_manifest(path)
+    with pytest.raises(InvalidData, match=r"^the rows of .* have more values"):
+        read_table(path, "target")
+    with pytest.raises(InvalidData, match=r"^the rows of .* have more values"):
+        _read(path, (2,), None, labelled=True, invert=False)

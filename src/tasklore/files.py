@@ -1,13 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and tables that are read without guessing."""
 
 import contextlib
 import os
 import secrets
+import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-__all__ = ["replacing"]
+from .errors import InvalidData
+
+__all__ = ["replacing", "table_from_csv"]
 
 
 @contextlib.contextmanager
@@ -44,3 +47,31 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def table_from_csv(path: Path, **how: Any) -> Any:
+    """Read a DataFrame; pandas would take the first column for an index if every row ends in a separator.
+
+    Parameters
+    ----------
+    path : Path
+    **how
+        For ``pandas.read_csv``.
+
+    Raises
+    ------
+    InvalidData
+        Rows have more values than there are names, and not only empty ones.
+    """
+    import pandas as pd
+    from pandas.errors import ParserWarning
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)
+            return pd.read_csv(path, index_col=False, **how)
+    except ParserWarning as error:
+        raise InvalidData(
+            f"the rows of {path} have more values than its first line has names; give each column a name, "
+            "and take away comments and surplus separators"
+        ) from error

@@ -139,6 +139,7 @@ def _read(
     import pandas as pd
 
     from ..errors import InvalidData
+    from ..files import table_from_csv
 
     if not path.exists():
         raise InvalidData(f"{path} does not exist; give a folder of images, a .csv or a .npz")
@@ -157,7 +158,9 @@ def _read(
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InvalidData(f"{path} cannot be read as .npz without running code: {error}") from error
     try:
-        table = pd.read_csv(path)
+        table = table_from_csv(path)
+    except InvalidData:
+        raise
     except (ValueError, OSError) as error:
         raise InvalidData(f"{path} cannot be read as a table: {error}") from error
     column = target or (str(table.columns[-1]) if labelled else None)

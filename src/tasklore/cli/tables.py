@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from pandas.errors import ParserWarning
 from rich.console import Console
 
 from ..apps.automl.pipelines import Kind
 from ..errors import InvalidData, MissingDependency
+from ..files import table_from_csv
 
 __all__ = ["Prepared", "Target", "keep_aside", "read_table", "read_target", "telling_warnings"]
 
@@ -111,15 +111,12 @@ def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
         raise InvalidData(f"{path} {found}; give a .csv, a .csv.gz or a .parquet")
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, target)
+    except InvalidData:
+        raise
     except ImportError as error:
         needed = "zstandard" if path.suffix == ".zst" else "pyarrow"
         raise MissingDependency(
             f"{path} needs {needed} to be read: pip install {needed}, or give a .csv"
-        ) from error
-    except ParserWarning as error:
-        raise InvalidData(
-            f"the rows of {path} have more values than its first line has names; give each column a name, "
-            "and take away comments and surplus separators"
         ) from error
     except (*DAMAGED, *_zstandard_errors()) as error:
         raise InvalidData(
@@ -141,31 +138,21 @@ def _zstandard_errors() -> tuple[type[Exception], ...]:
 
 
 def _read_csv(path: Path, target: str | None) -> pd.DataFrame:
-    """Read it without an index: pandas would take the first column for one if every row ends in a separator.
-
-    Raises
-    ------
-    ParserWarning
-        Rows have more values than there are names, and not only empty ones.
-    """
+    """Read it with the separator that its first line has, and commas in numbers if they are decimal ones."""
     header = [str(name) for name in pd.read_csv(path, nrows=0).columns]
     separator = ","
     if len(header) == 1:
         separator = next((mark for mark in (";", "\t") if mark in header[0]), ",")
     # All at once, as a column read in pieces may change its type on the way.
-    as_they_are: dict[str, Any] = {"sep": separator, "low_memory": False, "index_col": False}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ParserWarning)
-        table: Any = pd.read_csv(path, **as_they_are)
+    as_they_are: dict[str, Any] = {"sep": separator, "low_memory": False}
+    table = table_from_csv(path, **as_they_are)
     if separator != ",":
-        other: Any = pd.read_csv(path, **as_they_are, decimal=",")
+        other = table_from_csv(path, **as_they_are, decimal=",")
         numbers, with_commas = (len(each.select_dtypes("number").columns) for each in (table, other))
         table = other if with_commas > numbers else table
     is_text = target in table.columns and not pd.api.types.is_numeric_dtype(table[target])
     if is_text and table[target].isna().any():
-        literal: Any = pd.read_csv(
-            path, sep=separator, index_col=False, usecols=[target], dtype=str, keep_default_na=False
-        )
+        literal = table_from_csv(path, sep=separator, usecols=[target], dtype=str, keep_default_na=False)
         table.loc[literal[target].to_numpy() == "None", target] = "None"
     return table
 

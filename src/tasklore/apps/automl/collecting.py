@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from ...artifacts import save_artifact
 from ...canonical import digest, dumps, plain
@@ -33,6 +32,7 @@ from ...experience.records import (
     TaskRecord,
 )
 from ...experience.store import ExperienceStore
+from ...files import table_from_csv
 from ...runners.ray import Cluster
 from .descriptors import describe
 from .measuring import Measurement, Problem, folds_of
@@ -79,7 +79,9 @@ class Dataset:
             The file cannot be read, or lacks the target.
         """
         try:
-            frame = pd.read_csv(self.path, low_memory=False)
+            frame = table_from_csv(self.path, low_memory=False)
+        except InvalidData:
+            raise
         except (OSError, ValueError) as error:
             raise InvalidData(f"{self.path} cannot be read as a table: {error}") from error
         if self.target not in frame:
@@ -132,7 +134,9 @@ def read_manifest(path: Path) -> list[Dataset]:
         It lacks one of these columns.
     """
     try:
-        table: Any = pd.read_csv(path)
+        table = table_from_csv(path)
+    except InvalidData:
+        raise
     except (OSError, ValueError) as error:  # pandas' own are among the latter
         raise InvalidData(f"{path} cannot be read as a list of data sets: {error}") from error
     needed = {"name", "file", "task", "family"}
