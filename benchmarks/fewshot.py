@@ -311,6 +311,10 @@ ROWS: tuple[Row, ...] = (
 """Every run of every table, and the baselines that stand beside it."""
 
 
+PERCENT = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
+"""What is written beside an axis of accuracy."""
+
+
 class Progress(Watch):
     """Prints a line for each round, and keeps the curve."""
 
@@ -490,10 +494,18 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
             ]
             axes.errorbar(minutes[-1], test["mean"], test["half_width"], fmt="o", color=colour, capsize=3)
         metric = learned[0]["validation_curve"][0]["metric"]
-        axes.set(
-            xlabel="minutes of meta-training", ylabel=metric, yscale="log" if metric == "mse" else "linear"
+        axes.set(xlabel="minutes of meta-training", ylabel=metric)
+        if metric == "mse":
+            axes.set_yscale("log")
+        else:  # so that 98 and 99 % are as far apart as 1 and 2
+            axes.set_yscale("logit")
+            axes.minorticks_off()
+            low, high = axes.get_ylim()
+            shown = [share for share in PERCENT if low <= share <= high]
+            axes.set_yticks(shown, [f"{100 * share:g} %" for share in shown])
+        figure.legend(
+            frameon=False, loc="outside right center", title="validation\n● test, 95 % interval", fontsize=9
         )
-        axes.legend(frameon=False, ncols=2, loc="best", title="validation; ● test, 95 % interval")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", linewidth=0.5)
         figure.savefig(path, metadata={"Date": None, "Creator": None})
