@@ -214,7 +214,8 @@ def test_what_cannot_work_is_told_before_any_work(
 def test_a_model_that_is_none_or_misused_is_refused(here: Here, files: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.skops").write_bytes(b"PK\x03\x04 nothing more")
     assert "no model that Tasklore saved" in here("predict", "bad.skops", files / "iris.csv", code=4).stderr
-    here("predict", "missing.skops", files / "iris.csv", code=4)
+    done = here("predict", "missing.skops", files / "iris.csv", code=2)
+    assert "missing.skops does not exist" in done.stderr
     here("fit", files / "iris.csv", "--target", "species", "--no-report", *FEW)
     assert "--invert is for images" in here("predict", "model.skops", "x.csv", "--invert", code=2).stderr
     assert "x.csv does not exist" in here("predict", "model.skops", "x.csv", code=2).stderr
