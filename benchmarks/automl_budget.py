@@ -41,7 +41,7 @@ if what != "numbers":  # but for three columns of them
     minutes = pd.Timestamp("1990-01-01") + pd.to_timedelta(np.arange(rows) * 37, "min")
     more = {
         "categories": lambda: rng.choice(levels, rows),
-        "dates": lambda: rng.permutation(minutes).strftime("%d/%m/%Y %H:%M").astype(object),
+        "dates": lambda: minutes[rng.permutation(rows)].strftime("%d/%m/%Y %H:%M").astype(object),
         "texts": lambda: [" ".join(row) for row in rng.choice(words, (rows, 60))],
     }[what]
     x = pd.DataFrame(x[:, :3], columns=["a", "b", "c"])

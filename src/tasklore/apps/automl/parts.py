@@ -17,6 +17,7 @@ from .trials import Blend
 __all__ = ["pipeline_of", "unsuited"]
 
 LARGEST = 1e30  # as in a canonical table, whose numbers are cut there
+AT_ONCE = 1_000_000  # cells
 BEYOND = f"numbers that are infinite or beyond {LARGEST:g}; leave gaps there, NaN"
 
 
@@ -75,12 +76,12 @@ def unsuited(X: Any, schema: Schema) -> dict[str, str]:
         entries: Any = coo_array(X)
         beyond = np.unique(entries.coords[1][np.abs(entries.data.astype(np.float64)) > LARGEST])
         return {names[place]: BEYOND for place in beyond}
+    if not isinstance(X, pd.DataFrame) and (block := np.asarray(X)).dtype.kind in "iuf":
+        return {names[place]: BEYOND for place in np.flatnonzero(_beyond(block))}
     frame: Any = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
     plain = np.array([isinstance(dtype, np.dtype) and dtype.kind in "iuf" for dtype in frame.dtypes])
     block = np.asarray(frame if plain.all() else frame.loc[:, plain])
-    largest, least = (each.reduce(block, axis=0).astype(np.float64) for each in (np.fmax, np.fmin))
-    too_large = (largest > LARGEST) | (least < -LARGEST)  # not in half precision, where 1e30 is infinite
-    found = {names[place]: BEYOND for place in np.flatnonzero(plain)[too_large]}
+    found = {names[place]: BEYOND for place in np.flatnonzero(plain)[_beyond(block)]}
     for place, column in enumerate(schema.columns):
         if not plain[place] and (why := _why_unsuited(frame.iloc[:, place], column.kind)):
             found[column.name] = why
@@ -90,6 +91,16 @@ def unsuited(X: Any, schema: Schema) -> dict[str, str]:
             name: "another one has this name" for name, other in zip(names, twice, strict=True) if other
         }
     return found
+
+
+def _beyond(block: np.ndarray) -> np.ndarray:
+    """Return which columns hold a number that is infinite or too large; some rows at a time."""
+    most = np.float64(
+        LARGEST
+    )  # of this type, so that nothing is compared in half precision, where it is infinite
+    step = max(1, AT_ONCE // max(1, block.shape[1]))
+    parts = (block[start : start + step] for start in range(0, len(block), step))
+    return np.logical_or.reduce([((part > most) | (part < -most)).any(0) for part in parts])
 
 
 def _why_unsuited(raw: Any, kind: ColumnKind) -> str:

@@ -56,6 +56,7 @@ QUICK_KINDS = ("boolean", "category", "date")  # of columns that it sees besides
 QUICK_OTHERS, OTHER_CELLS = 20, 5  # so many at most, each of which takes as long as so many of numbers
 DESCRIBED_ROWS = 3000
 SECONDS_A_CHARACTER = 1e-6  # of a text: words and pairs of them are counted, and reduced to a few numbers
+SECONDS_A_LEVEL = 5e-7  # of a cell that is encoded
 BEYOND_PAST = 1.5  # times these: past tables say less about larger ones
 CONSTANT = Candidate("constant", "constant", {}, Features())
 
@@ -112,9 +113,7 @@ class _Search:
             first_model = self._elapsed()
             seed = self.budget.random_state
             sample = self.problem.sample(DESCRIBED_ROWS, seed)
-            self.characters = sum(
-                int(sample.table[name].str.len().sum()) for name in sample.schema.of_kind("text")
-            )
+            self.reading = _reading(sample)
             self.described = describe(sample.table, sample.y, sample.kind, sample.schema, seed)
             space = {**candidates(self.problem.kind), **image_candidates(self.problem)}
             self.suited = {
@@ -154,9 +153,9 @@ class _Search:
     def _expected(self) -> dict[str, float]:
         """Return the seconds that fitting each candidate to what was described is expected to take.
 
-        Past tables had next to no texts, so what reading them takes is added.
+        Past tables had next to no texts and few categories, so what reading them takes is added.
         """
-        seconds = self.prior.seconds_for(self.described) + SECONDS_A_CHARACTER * self.characters
+        seconds = self.prior.seconds_for(self.described) + self.reading
         return dict(zip(self.prior.candidates, seconds.tolist(), strict=True))
 
     def _best_level(self) -> int:
@@ -592,6 +591,13 @@ class _Search:
             if trial.whole and trial.level == 0 and trial.measured.loss < best:
                 best = trial.measured.loss
                 yield trial.at, best / self.levels[0].trivial
+
+
+def _reading(problem: Problem) -> float:
+    """Return the seconds that turning texts and categories into numbers takes."""
+    texts, others = (problem.schema.of_kind(*kinds) for kinds in (("text",), QUICK_KINDS))
+    characters = sum(int(problem.table[name].str.len().sum()) for name in texts)
+    return SECONDS_A_CHARACTER * characters + SECONDS_A_LEVEL * len(others) * len(problem.y)
 
 
 def _mixed(weights: np.ndarray, trials: list[Trial], rows: np.ndarray) -> np.ndarray:

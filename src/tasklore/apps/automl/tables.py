@@ -288,7 +288,7 @@ def _read(name: str, raw: Values) -> tuple[Column, Values]:
 def _day_first(raw: Values) -> bool:
     """Whether dates written as text have the day before the month; in doubt, those with points have."""
     known = raw.dropna()
-    some = known.iloc[:: max(1, len(known) // COUNTED)]
+    some = set(known.iloc[:: max(1, len(known) // COUNTED)].to_numpy(dtype=object))
     found = [match for value in some if (match := SHORT_DATE.match(str(value)))]
     if not found:
         return False
