@@ -325,7 +325,8 @@ def _kind(raw: Values) -> ColumnKind:
     if mean(~np.isnan(cast("Values", pd.to_numeric(levels, errors="coerce")))) >= READABLE:
         return "number"
     dated = mean(DATE.match(level) is not None for level in levels) >= READABLE
-    if dated and mean(_dates(pd.Series(levels, dtype=object)).notna()) >= READABLE:
+    written = pd.Series(levels, dtype=object)
+    if dated and mean(_dates(written, _day_first(written)).notna()) >= READABLE:
         return "date"
     long = mean(map(len, levels)) >= LONG_TEXT and mean(" " in level for level in levels) > 0.5
     return "text" if long and len(levels) > 0.5 * len(sample) else "category"
