@@ -30,6 +30,8 @@ __all__ = [
 
 ENOUGH_JUDGED = 4000  # rows of a holdout
 BEYOND = 0.1  # of the range of targets: how far outside it a prediction is believed
+SECONDS_A_CHARACTER = 1e-6  # of a text: words and pairs of them are counted, and reduced to a few numbers
+SECONDS_A_LEVEL = 5e-7  # of a cell that is encoded
 
 Folds: TypeAlias = list[tuple[np.ndarray, np.ndarray]]
 """Rows to fit, and rows to judge."""
@@ -110,6 +112,14 @@ class Problem:
                 constant = shares / shares.sum()
             losses.append(self.loss(judged, np.tile(constant, (len(judged), 1))))
         return float(np.mean(losses))
+
+    @property
+    def seconds_to_read(self) -> float:
+        """About how long it takes to turn texts and categories into numbers."""
+        texts = self.schema.of_kind("text")
+        characters = sum(int(self.table[name].str.len().sum()) for name in texts)
+        n_encoded = len(self.y) * len(self.schema.of_kind("boolean", "category", "date"))
+        return SECONDS_A_CHARACTER * characters + SECONDS_A_LEVEL * n_encoded
 
     def sample(self, most: int, random_state: int = 0) -> "Problem":
         """Return at most so many rows, classes in proportion, and of two groups at least if there are two."""

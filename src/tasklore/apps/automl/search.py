@@ -55,8 +55,6 @@ QUICK_CELLS = 250_000  # numbers that the first model sees: a tree fits so many 
 QUICK_KINDS = ("boolean", "category", "date")  # of columns that it sees besides, the first of them
 QUICK_OTHERS, OTHER_CELLS = 20, 5  # so many at most, each of which takes as long as so many of numbers
 DESCRIBED_ROWS = 3000
-SECONDS_A_CHARACTER = 1e-6  # of a text: words and pairs of them are counted, and reduced to a few numbers
-SECONDS_A_LEVEL = 5e-7  # of a cell that is encoded
 BEYOND_PAST = 1.5  # times these: past tables say less about larger ones
 CONSTANT = Candidate("constant", "constant", {}, Features())
 
@@ -113,7 +111,7 @@ class _Search:
             first_model = self._elapsed()
             seed = self.budget.random_state
             sample = self.problem.sample(DESCRIBED_ROWS, seed)
-            self.reading = _reading(sample)
+            self.reading = sample.seconds_to_read
             self.described = describe(sample.table, sample.y, sample.kind, sample.schema, seed)
             space = {**candidates(self.problem.kind), **image_candidates(self.problem)}
             self.suited = {
@@ -591,13 +589,6 @@ class _Search:
             if trial.whole and trial.level == 0 and trial.measured.loss < best:
                 best = trial.measured.loss
                 yield trial.at, best / self.levels[0].trivial
-
-
-def _reading(problem: Problem) -> float:
-    """Return the seconds that turning texts and categories into numbers takes."""
-    texts, others = (problem.schema.of_kind(*kinds) for kinds in (("text",), QUICK_KINDS))
-    characters = sum(int(problem.table[name].str.len().sum()) for name in texts)
-    return SECONDS_A_CHARACTER * characters + SECONDS_A_LEVEL * len(others) * len(problem.y)
 
 
 def _mixed(weights: np.ndarray, trials: list[Trial], rows: np.ndarray) -> np.ndarray:
