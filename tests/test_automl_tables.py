@@ -240,3 +240,11 @@ def test_dates_of_one_format_and_others_are_read_alike(day_first: bool) -> None:
     one_by_one = pd.to_datetime(written, format="mixed", errors="coerce", dayfirst=day_first, utc=True)
     pd.testing.assert_series_equal(parsed, one_by_one, check_dtype=False)
     assert parsed.isna().sum() == 2
+
+
+def test_what_is_no_text_among_dates_is_a_gap() -> None:
+    dates = pd.Series([f"{day}/03/2021" for day in range(1, 29)] * 10 + [["a", "list"]], dtype=object)
+    schema, table = Schema.read(pd.DataFrame({"when": dates}))
+    assert schema.columns[0].kind == "date"
+    assert schema.columns[0].day_first
+    assert table["when"].isna().tolist() == [False] * 280 + [True]

@@ -11,12 +11,11 @@ from sklearn.ensemble import VotingClassifier, VotingRegressor
 
 from ...errors import InvalidData
 from .pipelines import Kind
-from .tables import ColumnKind, Schema
+from .tables import LARGEST, ColumnKind, Schema
 from .trials import Blend
 
 __all__ = ["pipeline_of", "unsuited"]
 
-LARGEST = 1e30  # as in a canonical table, whose numbers are cut there
 AT_ONCE = 1_000_000  # cells
 BEYOND = f"numbers that are infinite or beyond {LARGEST:g}; leave gaps there, NaN"
 

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array, issparse
 
 from ...errors import InvalidData
 
-__all__ = ["Column", "ColumnKind", "Schema", "Table"]
+__all__ = ["LARGEST", "Column", "ColumnKind", "Schema", "Table"]
 
 ColumnKind: TypeAlias = Literal["number", "category", "boolean", "date", "text"]
 Table: TypeAlias = pd.DataFrame
@@ -288,8 +288,8 @@ def _read(name: str, raw: Values) -> tuple[Column, Values]:
 def _day_first(raw: Values) -> bool:
     """Whether dates written as text have the day before the month; in doubt, those with points have."""
     known = raw.dropna()
-    some = set(known.iloc[:: max(1, len(known) // COUNTED)].to_numpy(dtype=object))
-    found = [match for value in some if (match := SHORT_DATE.match(str(value)))]
+    some = set(map(str, known.iloc[:: max(1, len(known) // COUNTED)].to_numpy(dtype=object)))
+    found = [match for text in some if (match := SHORT_DATE.match(text))]
     if not found:
         return False
     first, second = (max(int(match[place]) for match in found) for place in (1, 3))
