@@ -49,19 +49,21 @@ def replacing(path: Path) -> Generator[IO[bytes]]:
             os.close(folder)
 
 
-def table_from_csv(path: Path, **how: Any) -> Any:
+def table_from_csv(path: Path, what: str = "a table", **how: Any) -> Any:
     """Read a DataFrame; pandas would take the first column for an index if every row ends in a separator.
 
     Parameters
     ----------
     path : Path
+    what : str
+        That it should be, for messages.
     **how
         For ``pandas.read_csv``.
 
     Raises
     ------
     InvalidData
-        Rows have more values than there are names, and not only empty ones.
+        It cannot be read, or rows have more values than there are names, and not only empty ones.
     """
     import pandas as pd
     from pandas.errors import ParserWarning
@@ -75,3 +77,5 @@ def table_from_csv(path: Path, **how: Any) -> Any:
             f"the rows of {path} have more values than its first line has names; give each column a name, "
             "and take away comments and surplus separators"
         ) from error
+    except (OSError, ValueError) as error:  # pandas' own are among the latter
+        raise InvalidData(f"{path} cannot be read as {what}: {error}; give a .csv in UTF-8") from error

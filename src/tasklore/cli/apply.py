@@ -157,12 +157,7 @@ def _read(
             raise
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InvalidData(f"{path} cannot be read as .npz without running code: {error}") from error
-    try:
-        table = table_from_csv(path)
-    except InvalidData:
-        raise
-    except (ValueError, OSError) as error:
-        raise InvalidData(f"{path} cannot be read as a table: {error}") from error
+    table = table_from_csv(path)
     column = target or (str(table.columns[-1]) if labelled else None)
     if column is not None and column not in table:
         raise InvalidData(

@@ -78,12 +78,7 @@ class Dataset:
         InvalidData
             The file cannot be read, or lacks the target.
         """
-        try:
-            frame = table_from_csv(self.path, low_memory=False)
-        except InvalidData:
-            raise
-        except (OSError, ValueError) as error:
-            raise InvalidData(f"{self.path} cannot be read as a table: {error}") from error
+        frame = table_from_csv(self.path, low_memory=False)
         if self.target not in frame:
             raise InvalidData(
                 f"{self.path} has no column {self.target!r}; it has {', '.join(map(str, frame.columns[:10]))}"
@@ -131,14 +126,9 @@ def read_manifest(path: Path) -> list[Dataset]:
     Raises
     ------
     InvalidData
-        It lacks one of these columns.
+        It cannot be read, or lacks one of these columns.
     """
-    try:
-        table = table_from_csv(path)
-    except InvalidData:
-        raise
-    except (OSError, ValueError) as error:  # pandas' own are among the latter
-        raise InvalidData(f"{path} cannot be read as a list of data sets: {error}") from error
+    table = table_from_csv(path, "a list of data sets")
     needed = {"name", "file", "task", "family"}
     if missing := sorted(needed - set(table.columns)):
         raise InvalidData(f"{path} lacks the columns {', '.join(missing)}")
