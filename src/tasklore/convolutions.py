@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .derivatives import transformed
 
-__all__ = ["convolved", "moments", "pooled", "scaled"]
+__all__ = ["as_autocast", "convolved", "moments", "pooled", "scaled"]
 
 SMALL_PATCH = 32  # values under a window up to which their covariance is cheap
 
@@ -43,13 +43,24 @@ def convolved(
     """
     side = weight.shape[-1]
     if weight[0].numel() > SMALL_PATCH:
-        x = F.conv2d(x, weight, stride=stride, padding=side // 2)
+        x = F.conv2d(as_autocast(x), as_autocast(weight), stride=stride, padding=side // 2)
         return x, known or moments(x, share)
     size = [(n - 1) // stride + 1 for n in x.shape[-2:]]
     patches = F.unfold(x, side, padding=side // 2, stride=stride).transpose(1, 2)  # (n, positions, d)
     rows = weight.flatten(1).T.contiguous()  # (d, c); a transposed view is slow to differentiate
     x = (patches @ rows).unflatten(1, size).permute(0, 3, 1, 2)
     return x, known or _moments_of_patches(patches, share, weight)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """Return what a convolution is given in the precision of autocast, where that is on.
+
+    Autocast does so itself, but not within ``vmap``, which takes convolutions apart before autocast sees them.
+    """
+    device = x.device.type
+    if device == "meta" or x.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device))
 
 
 def scaled(x: Tensor, factor: Tensor, offset: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Fused kernels are what stands in the way. That of attention has no second derivative on a CPU, those of
 recurrent networks write into their own results, which no stack of tasks can do, and the second derivatives of
-batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13). While a module is called,
-the formulas stand in for them.
+batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13), where convolutions miss
+autocast too. While a module is called, the formulas stand in for them.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from .convolutions import as_autocast
 from .errors import InvalidSetting
 from .types import Inputs, Params
 
@@ -128,6 +129,9 @@ class _Formulas(TorchFunctionMode):
             return self._batch_norm(*args, **(kwargs or {}))
         if func in AT_RANDOM:
             _check_not_random(func, *args, **(kwargs or {}))
+        if func in CONVOLUTIONS:
+            args = [as_autocast(x) if isinstance(x, Tensor) else x for x in args]
+            kwargs = {name: as_autocast(x) if isinstance(x, Tensor) else x for name, x in (kwargs or {}).items()}
         formula = NORMALISATIONS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
         return formula(*args, **(kwargs or {}))
 
@@ -339,6 +343,13 @@ RECURRENT: Mapping[str, Callable[..., Any]] = {
     **{f"{name}_cell": _one_step(cell) for name, cell in CELLS.items()},
 }
 """By the name of torch's own function."""
+
+CONVOLUTIONS = frozenset(
+    {
+        *(torch.conv1d, torch.conv2d, torch.conv3d),
+        *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+    }
+)
 
 NORMALISATIONS: Mapping[Any, Callable[..., Tensor]] = {
     F.instance_norm: _instance_norm,
