@@ -37,7 +37,9 @@ def episodes(n_tasks: int = 4, seed: int = 0) -> Episode:
 def convolutions_above_products() -> nn.Module:
     """Make a network whose convolutions are given what a product computed."""
     below = nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Unflatten(1, (1, 4, 4)))
-    above = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, bias=False), nn.Flatten())
+    above = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2, bias=False), nn.Flatten()
+    )
     return nn.Sequential(below, above)
 
 

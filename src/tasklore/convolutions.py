@@ -55,7 +55,7 @@ def convolved(
 def as_autocast(x: Tensor) -> Tensor:
     """Return what a convolution is given in the precision of autocast, where that is on.
 
-    Autocast does so itself, but not within ``vmap``, which takes convolutions apart before autocast sees them.
+    Autocast does so itself, but not within ``vmap``, which takes convolutions apart before it sees them.
     """
     device = x.device.type
     if device == "meta" or x.dtype != torch.float32 or not torch.is_autocast_enabled(device):

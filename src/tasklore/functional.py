@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from .convolutions import as_autocast
 from .errors import InvalidSetting
@@ -130,8 +131,7 @@ class _Formulas(TorchFunctionMode):
         if func in AT_RANDOM:
             _check_not_random(func, *args, **(kwargs or {}))
         if func in CONVOLUTIONS:
-            args = [as_autocast(x) if isinstance(x, Tensor) else x for x in args]
-            kwargs = {name: as_autocast(x) if isinstance(x, Tensor) else x for name, x in (kwargs or {}).items()}
+            args, kwargs = tree_map(_as_autocast, (args, kwargs))
         formula = NORMALISATIONS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
         return formula(*args, **(kwargs or {}))
 
@@ -343,6 +343,11 @@ RECURRENT: Mapping[str, Callable[..., Any]] = {
     **{f"{name}_cell": _one_step(cell) for name, cell in CELLS.items()},
 }
 """By the name of torch's own function."""
+
+
+def _as_autocast(given: Any) -> Any:
+    return as_autocast(given) if isinstance(given, Tensor) else given
+
 
 CONVOLUTIONS = frozenset(
     {
