@@ -110,12 +110,13 @@ SPOKEN = {
 CIFAR = {
     "tasks": {"name": "cifar-fs", "distortion": 1.0},
     "net": {"name": "conv4"},
-    "train": {"n_validation": 200, "patience": 4, "averaging": 0.998},
+    "train": {"n_validation": 200, "patience": 4, "averaging": 0.998, "pretrain_steps": 8000},
     "test": {"shots": [1, 5], "n_tasks": 600, "inner_steps": [], "baselines": False},
     "stop": {"minutes": 40.0},
 }
-EVERYTHING = ("scratch", "finetune", "nearest-centroid", "logistic-regression")
 SHALLOW = ("nearest-centroid", "logistic-regression")
+QUICK = ("linear-probe", *SHALLOW)
+EVERYTHING = ("scratch", "finetune", *QUICK)
 PRETRAINED = {
     "learning_rate": 2e-3,
     "averaging": 0.998,
@@ -124,7 +125,13 @@ PRETRAINED = {
     "execution": "vectorised",
 }
 ONE_STEP = {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True}
-COMPARING = {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3, "averaging": 0.998}
+COMPARING = {
+    "n_tasks": 1,
+    "steps": 200,
+    "learning_rate": 3e-3,
+    "averaging": 0.998,
+    "pretrain_steps": 4000,  # of the baselines
+}
 GRADIENT = {
     "maml": ONE_STEP,
     "fomaml": ONE_STEP,
@@ -229,9 +236,7 @@ ROWS: tuple[Row, ...] = (
             OMNIGLOT,
             comparing(ways),
             PAPERS.get(learner, ""),
-            ("scratch", "finetune", "nearest-centroid", "logistic-regression")
-            if learner == "prototypes"
-            else (),
+            EVERYTHING if learner == "prototypes" else (),
         )
         for learner, ways in (
             *((name, 60) for name in ("prototypes", "matching", "ridge-head")),
@@ -243,13 +248,13 @@ ROWS: tuple[Row, ...] = (
     *(
         row("omniglot-20-way", name, OMNIGLOT, by_gradients(name, n_ways=20), published, baselines)
         for name, published, baselines in (
-            ("maml", "95.8 / 98.9 (Finn et al. 2017, 20-way 1-shot / 5-shot)", SHALLOW),
+            ("maml", "95.8 / 98.9 (Finn et al. 2017, 20-way 1-shot / 5-shot)", QUICK),
             ("anil", "96.2 / 98.0 (Raghu et al. 2020, 20-way 1-shot / 5-shot)", ()),
             ("maml-plus-plus", "97.65 / 99.33 (Antoniou et al. 2019, 20-way 1-shot / 5-shot)", ()),
         )
     ),
     row("omniglot-best", "prototypes", OMNIGLOT, BEST),
-    row("omniglot-alphabets", "prototypes", OMNIGLOT, comparing(60, split="alphabets"), "", SHALLOW),
+    row("omniglot-alphabets", "prototypes", OMNIGLOT, comparing(60, split="alphabets"), "", QUICK),
     row("omniglot-alphabets", "maml", OMNIGLOT, by_gradients("maml", split="alphabets")),
     *(
         row(
@@ -262,7 +267,7 @@ ROWS: tuple[Row, ...] = (
                 "train": {"n_tasks": 1, "steps": 400, "learning_rate": 2e-3, "cosine_steps": 9000},
             },
             published,
-            EVERYTHING if learner == "prototypes" and not transductive else (),
+            QUICK if learner == "prototypes" and not transductive else (),
         )
         for table, transductive in (("cifar-fs", False), ("cifar-fs-transductive", True))
         for learner, published in (
@@ -277,7 +282,13 @@ ROWS: tuple[Row, ...] = (
         {
             "tasks": {"train_queries": 5},
             "learner": {"inner_steps": 2, "step_size": 0.1, "test_steps": 5, "transductive": True},
-            "train": {"n_tasks": 4, "steps": 200, "learning_rate": 1e-3, "initial": "pretrained"},
+            "train": {
+                "n_tasks": 4,
+                "steps": 200,
+                "learning_rate": 1e-3,
+                "initial": "pretrained",
+                "pretrain_steps": 500,
+            },
         },
         "58.9 / 71.5 (Bertinetto et al. 2019)",
     ),
@@ -292,7 +303,7 @@ ROWS: tuple[Row, ...] = (
                 "stop": {"minutes": minutes},
             },
             "",
-            () if learner != "prototypes" else SHALLOW if ways else EVERYTHING,
+            () if learner != "prototypes" else QUICK if ways else EVERYTHING,
         )
         for table, base, ways, minutes in (
             ("clinc150", CLINC, {}, 10.0),
@@ -401,20 +412,24 @@ def summary(row: Row, found: Findings, *, brief: bool) -> dict[str, Any]:
 
 
 def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, Any]:
-    """Score the baselines of a table once, with the backbone of one of its rows.
+    """Score the baselines of a table once each, with the backbone of one of its rows.
 
     Their settings are chosen on validation tasks, for each number of shots.
     """
     out = folder / f"{row.table}-baselines.json"
+    result = {"table": row.table, "learner": "baselines", "published": "", "lines": []}
     if out.exists():
-        return json.loads(out.read_text())
+        result = json.loads(out.read_text())
+    known = {line["method"] for line in result["lines"]}
+    missing = [method for method in row.baselines if method not in known]
+    if not missing:
+        return result
     experiment = row.experiment
     splits = experiment.tasks.splits()
     chosen = baselines(experiment.learner, splits.train, experiment.train, splits.test.spec)
-    lines: list[dict[str, Any]] = []
-    for shots in experiment.test.shots:
-        for method in row.baselines:
-            learner, params = chosen[method]
+    for method in missing:
+        learner, params = chosen[method]
+        for shots in experiment.test.shots:
             validation = splits.validation.with_shots(shots)
             settings, best, tried = tuned(learner, params, splits.test.spec, validation, experiment.train)
             console.print(f"{row.table}: {method}, {shots} shots")
@@ -426,7 +441,7 @@ def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, A
                 trained=splits.test.spec,
                 n_tasks=experiment.test.n_tasks,
             )
-            lines.append(
+            result["lines"].append(
                 {
                     "method": method,
                     "shots": shots,
@@ -436,8 +451,7 @@ def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, A
                     **score_of(found.score),
                 }
             )
-    result = {"table": row.table, "learner": "baselines", "published": "", "lines": lines}
-    out.write_text(json.dumps(result | {"versions": versions(), "hardware": hardware()}, indent=1))
+        out.write_text(json.dumps(result | {"versions": versions(), "hardware": hardware()}, indent=1))
     return result
 
 

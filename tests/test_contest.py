@@ -25,7 +25,7 @@ from tasklore.types import Context, Episode, Params
 
 SETTINGS = TrainSettings(steps=3, n_tasks=2, n_validation=4, pretrain_steps=5, execution="vectorised")
 NAMES = ("prototypes", "maml")
-BASELINES = {"scratch", "finetune", "nearest-centroid", "logistic-regression"}
+BASELINES = {"scratch", "finetune", "linear-probe", "nearest-centroid", "logistic-regression"}
 
 
 def contest(tasks: str = "digits", **changes: Any) -> Contest:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from tasklore.errors import InvalidSetting
 from tasklore.learners.base import Learner
+from tasklore.learners.baselines import LinearProbe
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.closed_form import LogisticHead, SVMHead
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, MetaSGD, StepSizes
@@ -84,6 +85,16 @@ def test_the_logistic_head_solves_logistic_regression(penalty: float, n_ways: in
     found = read_out(LogisticHead(Identity(), penalty=penalty, newton_steps=10), support, n_ways)
     # Of two classes the one row costs twice what the two rows ±w/2 cost.
     expected = by_scikit_learn(logistic(1 / penalty if n_ways > 2 else 2 / penalty), support)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [each["penalty"] for each in LinearProbe.alternatives])
+def test_a_linear_probe_solves_logistic_regression_on_features_of_unit_length(penalty: float) -> None:
+    support = batch()
+    length = (support.x.square().sum(1) + 1).sqrt().mean()  # with the constant
+    found = read_out(LinearProbe(Identity(), penalty), support, 3)
+    # A penalty on the read-out of shortened features is one on that of features as they are, times length².
+    expected = by_scikit_learn(logistic(1 / (penalty * float(length) ** 2)), support)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -154,7 +154,7 @@ def test_a_browser_shows_images_and_asks_nobody(
     ]
     # Methods × shots, each cell from the findings.
     table = page.locator("table.comparison")
-    methods = ["maml", "scratch", "finetune", "nearest-centroid", "logistic-regression"]
+    methods = ["maml", "scratch", "finetune", "linear-probe", "nearest-centroid", "logistic-regression"]
     assert [text.split()[0] for text in table.locator("tbody th").all_inner_texts()] == methods
     for method, row in zip(methods, table.locator("tbody tr").all(), strict=True):
         assert row.locator("td").count() == 4

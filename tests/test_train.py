@@ -188,7 +188,7 @@ def test_baselines_have_as_many_outputs_as_new_tasks(digits: Splits) -> None:
     train: Any = digits.train
     past = dataclasses.replace(train, n_ways=8)
     found = baselines(Prototypes(MLP((16,))), past, TrainSettings(pretrain_steps=3), digits.test.spec)
-    assert set(found) == {"scratch", "finetune", "nearest-centroid", "logistic-regression"}
+    assert set(found) == {"scratch", "finetune", "linear-probe", "nearest-centroid", "logistic-regression"}
     for name, (learner, params) in found.items():
         judged = evaluate(learner, params, digits.test, method=name, trained=digits.test.spec, n_tasks=20)
         assert judged.score.mean > 0.3, name

@@ -211,8 +211,9 @@ def baselines(
     Returns
     -------
     dict
-        Name → (learner, params). From scratch and pre-train/fine-tune where there is a backbone with an
-        output layer (the latter where the tasks can be pooled), and shallow models on the raw inputs.
+        Name → (learner, params). From scratch where there is a backbone with an output layer; pre-training,
+        continued or with a linear read-out, where the tasks can be pooled too; and shallow models on the raw
+        inputs.
     """
     generator = Generator().manual_seed(settings.seed)
     chosen: dict[str, tuple[Learner, Params]] = {}
@@ -221,6 +222,10 @@ def baselines(
         chosen["scratch"] = scratch, scratch.init(spec, generator)
         if past.can_be_pooled:
             chosen["finetune"] = finetune, pretrain(finetune, past, settings, spec)
+            if spec.kind == "classification":
+                probe = learners.get("linear-probe")(net=net)
+                trained = chosen["finetune"][1]
+                chosen["linear-probe"] = probe, {name: trained[name] for name in probe.init(spec, generator)}
     shallow = (
         ("nearest-centroid", "logistic-regression")
         if spec.kind == "classification"

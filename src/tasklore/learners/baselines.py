@@ -3,6 +3,8 @@
 They face the same checks and the same episodes as every other learner.
 """
 
+import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,13 +16,25 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor
 
+from ..errors import InvalidSetting
+from ..nets import MLP, Net, check_net
 from ..optimizers import Adam, Optimizer
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import PRESENT, Learner, Tags, hide_absent, one_hot
+from .closed_form import LinearHead, logistic_read_out
 from .gradient import GradientLearner
 
-__all__ = ["FineTuning", "FromScratch", "LogisticBaseline", "NearestCentroid", "RidgeBaseline"]
+__all__ = [
+    "FineTuning",
+    "FromScratch",
+    "LinearProbe",
+    "LogisticBaseline",
+    "NearestCentroid",
+    "RidgeBaseline",
+]
+
+NEWTON_STEPS = 10  # for a read-out: enough for the smallest penalty
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,48 @@ class FineTuning(_AdamTraining):
     """
 
     tags: ClassVar[Tags] = Tags(starts_from="pool")
+
+
+@learners.register("linear-probe")
+@dataclass(frozen=True)
+class LinearProbe(LinearHead):
+    """Pre-train one network on all past tasks pooled, keep it, and fit logistic regression to its features.
+
+    The pre-training is :func:`tasklore.train.pretrain`. Features are divided by their mean length on the
+    support, so that a penalty means the same whatever the network.
+
+    Parameters
+    ----------
+    net : Net
+    penalty : float
+        Weight of half the squared norm of the read-out.
+    transductive : bool
+        Normalise the queries with their own batch's statistics instead of with the support's.
+
+    References
+    ----------
+    Tian, Wang, Krishnan, Tenenbaum, Isola: Rethinking few-shot image classification: a good embedding is all
+    you need?, ECCV 2020.
+    """
+
+    tags: ClassVar[Tags] = Tags(kinds=("classification",), any_ways=True, starts_from="pool")
+    alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple({"penalty": p} for p in (1.0, 0.1, 0.01))
+
+    net: Net = dataclasses.field(default_factory=MLP)
+    penalty: float = 0.1
+    transductive: bool = False
+
+    def __post_init__(self) -> None:
+        check_net(self.net)
+        if not 0 < self.penalty < math.inf:
+            raise InvalidSetting(f"penalty must be positive, got {self.penalty}")
+
+    def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
+        return {}
+
+    def read_out(self, z: Tensor, targets: Tensor, params: Params) -> Tensor:
+        length = z.norm(dim=1).sum() / targets.sum()
+        return logistic_read_out(z / length, targets, z.new_tensor(self.penalty), NEWTON_STEPS) / length
 
 
 def _seen(x: Tensor, see: Callable[[Tensor], Tensor] | None) -> Tensor:

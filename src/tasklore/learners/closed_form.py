@@ -15,7 +15,7 @@ from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import PRESENT, Learner, Tags, hide_absent, named_statistics, one_hot, weights_and_statistics
 
-__all__ = ["LinearHead", "LogisticHead", "RidgeHead", "SVMHead"]
+__all__ = ["LinearHead", "LogisticHead", "RidgeHead", "SVMHead", "logistic_read_out"]
 
 READ_OUT = "task/read_out"
 PENALTY, SCALE, LIMIT = "log_penalty", "log_scale", "log_C"
@@ -77,9 +77,9 @@ class LinearHead(Learner):
         weights, statistics = weights_and_statistics(adapted)
         features, _ = self.net.apply(_weights(weights), inputs, statistics)
         outputs = _with_constant(features) @ adapted[READ_OUT]  # (n, c)
-        if SCALE not in adapted:
-            return outputs
-        return hide_absent(outputs * adapted[SCALE].exp(), adapted[PRESENT])
+        if SCALE in adapted:
+            outputs = outputs * adapted[SCALE].exp()
+        return hide_absent(outputs, adapted[PRESENT]) if PRESENT in adapted else outputs
 
 
 @learners.register("ridge-head")
@@ -182,35 +182,55 @@ class LogisticHead(LinearHead):
         return {PENALTY: math.log(self.penalty), SCALE: -math.log(self.temperature)}
 
     def read_out(self, z: Tensor, targets: Tensor, params: Params) -> Tensor:
-        precision = z.dtype
-        # In single precision long features or a small penalty leave few correct digits.
-        z, targets, penalty = z.double(), targets.double(), params[PENALTY].double().exp()
-        gram, eye = z @ z.T / penalty, torch.eye(len(z), dtype=z.dtype, device=z.device)  # (n, n)
-        real, present = targets.sum(1, keepdim=True), targets.amax(0)  # (n, 1), (c,)
-        unused = torch.diag(1 - real.squeeze(1))  # keeps rows of padding solvable
-        outputs = coefficients = torch.zeros_like(targets)  # (n, c)
-        for _ in range(self.newton_steps):
-            chances = torch.softmax(hide_absent(outputs, present), 1) * real
-            wanted = chances * (outputs - (chances * outputs).sum(1, keepdim=True)) + targets - chances
-            curved = chances.T  # (c, n)
-            # (K + D⁻¹)⁻¹ = D (I + K D)⁻¹ for each class, which holds where the curvature D is zero too.
-            each = curved.unsqueeze(2) * torch.linalg.inv(eye + gram * curved.unsqueeze(1))  # (c, n, n)
-            moved = torch.einsum("kij,jk->ik", each, gram @ wanted)
-            shared = torch.linalg.solve(each.sum(0) + unused, moved.sum(1))  # (n,)
-            step = wanted - moved + torch.einsum("kij,j->ik", each, shared) - coefficients
-            move = gram @ step
-            # The whole step, or a half, a quarter, … of it where the whole would lead uphill.
-            tries = [0.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.0]
-            shares = torch.tensor(tries, dtype=z.dtype, device=z.device).view(-1, 1, 1)
-            tried = outputs + shares * move  # (7, n, c)
-            errors = -(torch.log_softmax(hide_absent(tried, present), 2) * targets).sum((1, 2))
-            heights = (errors + ((coefficients + shares * step) * tried).sum((1, 2)) / 2).detach()
-            allowed = heights[1:] <= heights[0] + 1e-5 * heights[0].abs()
-            first = allowed.to(torch.int64).argmax()
-            chosen = torch.arange(6, device=z.device) == first
-            share = (shares[1:, 0, 0] * chosen).sum()
-            coefficients, outputs = coefficients + share * step, outputs + share * move
-        return (z.T @ coefficients / penalty).to(precision)
+        return logistic_read_out(z, targets, params[PENALTY].exp(), self.newton_steps)
+
+
+def logistic_read_out(z: Tensor, targets: Tensor, penalty: Tensor, n_steps: int) -> Tensor:
+    """Return the read-out of multinomial logistic regression, as :class:`LogisticHead` describes it.
+
+    Parameters
+    ----------
+    z : Tensor, shape (n, d)
+        Rows of zeros for padding.
+    targets : Tensor, shape (n, c)
+        One-hot; rows of zeros for padding, columns of zeros for absent classes.
+    penalty : Tensor, shape ()
+    n_steps : int
+        Of Newton's method.
+
+    Returns
+    -------
+    Tensor, shape (d, c)
+    """
+    precision = z.dtype
+    # In single precision long features or a small penalty leave few correct digits.
+    z, targets, penalty = z.double(), targets.double(), penalty.double()
+    gram, eye = z @ z.T / penalty, torch.eye(len(z), dtype=z.dtype, device=z.device)  # (n, n)
+    real, present = targets.sum(1, keepdim=True), targets.amax(0)  # (n, 1), (c,)
+    unused = torch.diag(1 - real.squeeze(1))  # keeps rows of padding solvable
+    outputs = coefficients = torch.zeros_like(targets)  # (n, c)
+    for _ in range(n_steps):
+        chances = torch.softmax(hide_absent(outputs, present), 1) * real
+        wanted = chances * (outputs - (chances * outputs).sum(1, keepdim=True)) + targets - chances
+        curved = chances.T  # (c, n)
+        # (K + D⁻¹)⁻¹ = D (I + K D)⁻¹ for each class, which holds where the curvature D is zero too.
+        each = curved.unsqueeze(2) * torch.linalg.inv(eye + gram * curved.unsqueeze(1))  # (c, n, n)
+        moved = torch.einsum("kij,jk->ik", each, gram @ wanted)
+        shared = torch.linalg.solve(each.sum(0) + unused, moved.sum(1))  # (n,)
+        step = wanted - moved + torch.einsum("kij,j->ik", each, shared) - coefficients
+        move = gram @ step
+        # The whole step, or a half, a quarter, … of it where the whole would lead uphill.
+        tries = [0.0, 1.0, 0.5, 0.25, 0.125, 0.0625, 0.0]
+        shares = torch.tensor(tries, dtype=z.dtype, device=z.device).view(-1, 1, 1)
+        tried = outputs + shares * move  # (7, n, c)
+        errors = -(torch.log_softmax(hide_absent(tried, present), 2) * targets).sum((1, 2))
+        heights = (errors + ((coefficients + shares * step) * tried).sum((1, 2)) / 2).detach()
+        allowed = heights[1:] <= heights[0] + 1e-5 * heights[0].abs()
+        first = allowed.to(torch.int64).argmax()
+        chosen = torch.arange(6, device=z.device) == first
+        share = (shares[1:, 0, 0] * chosen).sum()
+        coefficients, outputs = coefficients + share * step, outputs + share * move
+    return (z.T @ coefficients / penalty).to(precision)
 
 
 @learners.register("svm-head")
