@@ -417,7 +417,7 @@ def carry_out_baselines(row: Row, folder: Path, console: Console) -> dict[str, A
     Their settings are chosen on validation tasks, for each number of shots.
     """
     out = folder / f"{row.table}-baselines.json"
-    result = {"table": row.table, "learner": "baselines", "published": "", "lines": []}
+    result: dict[str, Any] = {"table": row.table, "learner": "baselines", "published": "", "lines": []}
     if out.exists():
         result = json.loads(out.read_text())
     known = {line["method"] for line in result["lines"]}
