@@ -206,7 +206,7 @@ def by_gradients(learner: str, minutes: float = 60.0, **tasks: Any) -> dict[str,
     train = PRETRAINED | {"n_tasks": n_tasks, "steps": 300, "n_validation": 200 if n_tasks == 16 else 50}
     tasks = {"train_queries": 2, **tasks}
     if learner == "reptile":  # the paper's: the start moves all the way to the mean of five ends
-        train |= {"n_tasks": 5, "steps": 150, "optimizer": "sgd", "learning_rate": 1.0}
+        train |= {"n_tasks": 5, "steps": 150, "n_validation": 50, "optimizer": "sgd", "learning_rate": 1.0}
         tasks |= {"train_queries": 9}  # ten examples of a class, as support and query are one training set
     return {"tasks": tasks, "learner": GRADIENT[learner], "train": train, "stop": {"minutes": minutes}}
 
