@@ -260,6 +260,17 @@ class Half(nn.Module):
         return x[::2]
 
 
+class Looked(nn.Module):
+    """Takes the whole parts of numbers for ids."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(1).abs().clamp(max=3).long()).tanh()
+
+
 AWKWARD: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: Recurrent(nn.LSTM(4, 5, 2, batch_first=True, bidirectional=True)),
     "gru": lambda: Recurrent(nn.GRU(4, 5, batch_first=True)),
@@ -271,6 +282,9 @@ AWKWARD: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(nn.Conv1d(6, 5, 3), nn.BatchNorm1d(5, track_running_stats=False)),
     "instance norm": lambda: nn.Sequential(nn.Conv1d(6, 4, 2), nn.InstanceNorm1d(4, affine=True)),
     "layer norm": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.SiLU()),
+    "bags": lambda: Looked(nn.EmbeddingBag(4, 5, padding_idx=0)),
+    "bags, summed": lambda: Looked(nn.EmbeddingBag(4, 5, mode="sum")),
+    "bags, largest": lambda: Looked(nn.EmbeddingBag(4, 5, mode="max", padding_idx=0)),
     "group norm": lambda: nn.Sequential(nn.Conv1d(6, 4, 3), nn.GroupNorm(2, 4), nn.GELU()),
     "tied, frozen": Tied,
     "mixed precision": Mixed,
@@ -320,6 +334,28 @@ def test_second_order_without_surprises(kind: str) -> None:
 
     slope = sum(float((total * way[name]).sum()) for name, total in plain.total.items())
     assert slope == pytest.approx((objective(1e-6) - objective(-1e-6)) / 2e-6, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("tasks_at_once", [1, 3])
+def test_the_vector_of_padding_does_not_move(tasks_at_once: int) -> None:
+    learner = MAML(ModuleNet(lambda _: Looked(nn.Embedding(4, 5, padding_idx=0))), inner_steps=2)
+    spec = TaskSpec("classification", (6, 4), 3)
+    params = learner.init(spec, Generator().manual_seed(0))
+    context = Context(spec, torch.arange(3), training=True)
+    found = rule_for(learner, tasks_at_once)(learner, params, sequences(3, torch.float32), context)
+    moved = found.total["body.inner.weight"].abs().sum(1)
+    assert moved[0] == 0
+    assert (moved[1:] > 0).all()
+
+
+def test_bags_are_what_torch_makes_of_them() -> None:
+    ids, weight = torch.tensor([[0, 2, 1], [0, 0, 0]]), torch.randn(4, 5)
+    summed = {"mode": "sum", "per_sample_weights": torch.randn(2, 3)}
+    ways: list[dict[str, Any]] = [{"mode": "max"}, {"mode": "mean"}, summed]
+    for way in ways:
+        module = Randomly(lambda x, way=way: F.embedding_bag(x.long(), weight, padding_idx=-4, **way))
+        found, _ = called(module, {}, Inputs(ids, torch.ones(2)))
+        torch.testing.assert_close(found, module(ids))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in AWKWARD if kind != "mixed precision"])
@@ -378,8 +414,13 @@ class Randomly(nn.Module):
         (nn.Sequential(nn.BatchNorm1d(6)), "track_running_stats=False"),
         (Randomly(lambda x: F.dropout(x, 0.5)), "calls dropout, which draws at random"),
         (nn.Sequential(nn.RReLU()), "calls rrelu, which draws"),
+        (Looked(nn.Embedding(4, 5, max_norm=1.0)), "max_norm, which writes into weights"),
+        (Looked(nn.Sequential(nn.Flatten(0), nn.EmbeddingBag(4, 5))), r"give ids of shape \(n, length\)"),
     ],
-    ids=["dropout", "attention", "gru", "projection", "running statistics", "function", "slopes"],
+    ids=[
+        *("dropout", "attention", "gru", "projection", "running statistics", "function", "slopes"),
+        *("largest norm", "bags of any length"),
+    ],
 )
 def test_what_cannot_work_is_refused_with_the_cure(module: nn.Module, cure: str) -> None:
     with pytest.raises(InvalidSetting, match=cure):

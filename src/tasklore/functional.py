@@ -2,8 +2,9 @@
 
 Fused kernels are what stands in the way. That of attention has no second derivative on a CPU, those of
 recurrent networks write into their own results, which no stack of tasks can do, and the second derivatives of
-batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13), where convolutions miss
-autocast too. While a module is called, the formulas stand in for them.
+batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13), as is the gradient of an
+embedding's padding; convolutions miss autocast there. While a module is called, the formulas stand in for
+them.
 """
 
 import contextlib
@@ -132,7 +133,7 @@ class _Formulas(TorchFunctionMode):
             _check_not_random(func, *args, **(kwargs or {}))
         if func in CONVOLUTIONS:
             args, kwargs = tree_map(_as_autocast, (args, kwargs))
-        formula = NORMALISATIONS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
+        formula = FORMULAS.get(func) or RECURRENT.get(getattr(func, "__name__", ""), func)
         return formula(*args, **(kwargs or {}))
 
     def _batch_norm(
@@ -241,6 +242,56 @@ def _layer_norm(
     x = centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + eps)
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
+
+
+def _embedding(
+    ids: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,  # noqa: ARG001 - of max_norm
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,  # noqa: ARG001 - the same gradient in another layout
+) -> Tensor:
+    if max_norm is not None or scale_grad_by_freq:
+        raise InvalidSetting(
+            "the module has an embedding with max_norm, which writes into weights that tasks share, or with "
+            "scale_grad_by_freq, whose gradient is not that of the loss; make it without"
+        )
+    rows = F.embedding(ids, weight)
+    if padding_idx is None:
+        return rows
+    return torch.where((ids == padding_idx % len(weight)).unsqueeze(-1), rows.detach(), rows)
+
+
+def _embedding_bag(  # noqa: PLR0913 - torch's
+    ids: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,  # noqa: ARG001 - of ids in one row, which are refused
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,  # noqa: ARG001 - as offsets
+    padding_idx: int | None = None,
+) -> Tensor:
+    if ids.ndim != 2:
+        raise InvalidSetting(
+            "the module has an embedding of bags with offsets, which cannot be stacked with those of other "
+            "tasks; give ids of shape (n, length), and padding_idx for places without one"
+        )
+    rows = _embedding(ids, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    real = (ids != (-1 if padding_idx is None else padding_idx % len(weight))).unsqueeze(2)  # (n, length, 1)
+    if mode == "max":
+        return torch.where(real.any(1), rows.masked_fill(~real, -torch.inf).amax(1), 0.0)
+    shares = real.to(rows.dtype)
+    if per_sample_weights is not None:
+        shares = shares * per_sample_weights.unsqueeze(2)
+    elif mode == "mean":
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=1)
+    return (rows * shares).sum(1)
 
 
 Cell: TypeAlias = Callable[[Tensor, Tensor, State], State]
@@ -356,7 +407,9 @@ CONVOLUTIONS = frozenset(
     }
 )
 
-NORMALISATIONS: Mapping[Any, Callable[..., Tensor]] = {
+FORMULAS: Mapping[Any, Callable[..., Tensor]] = {
+    F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
 }
