@@ -241,6 +241,22 @@ class Tied(nn.Module):
         return self.fixed(self.second(self.first(x + self.places).tanh())).mean(1)
 
 
+class Attending(nn.Module):
+    """Attention to what came before, and its own weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.ones(6, 6, dtype=torch.bool).triu(1)
+        x, weights = self.inner(x, x, x, attn_mask=mask)
+        x, none = self.inner(x, x, x, attn_mask=mask, is_causal=True, need_weights=False)
+        if none is not None:
+            raise ValueError("weights that were not asked for")
+        return weights @ F.scaled_dot_product_attention(x, x, x, mask, scale=0.3)
+
+
 class Mixed(nn.Module):
     """Computes in bfloat16."""
 
@@ -279,6 +295,7 @@ AWKWARD: dict[str, Callable[[], nn.Module]] = {
     "gru cell": lambda: Unrolled(nn.GRUCell(4, 5)),
     "rnn cell": lambda: Unrolled(nn.RNNCell(4, 5)),
     "attention": lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True),
+    "attention, masked": Attending,
     "batch norm": lambda: nn.Sequential(nn.Conv1d(6, 5, 3), nn.BatchNorm1d(5, track_running_stats=False)),
     "instance norm": lambda: nn.Sequential(nn.Conv1d(6, 4, 2), nn.InstanceNorm1d(4, affine=True)),
     "layer norm": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.SiLU()),
@@ -414,11 +431,13 @@ class Randomly(nn.Module):
         (nn.Sequential(nn.BatchNorm1d(6)), "track_running_stats=False"),
         (Randomly(lambda x: F.dropout(x, 0.5)), "calls dropout, which draws at random"),
         (nn.Sequential(nn.RReLU()), "calls rrelu, which draws"),
+        (Randomly(lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.1)), "give it dropout_p=0"),
         (Looked(nn.Embedding(4, 5, max_norm=1.0)), "max_norm, which writes into weights"),
         (Looked(nn.Sequential(nn.Flatten(0), nn.EmbeddingBag(4, 5))), r"give ids of shape \(n, length\)"),
     ],
     ids=[
         *("dropout", "attention", "gru", "projection", "running statistics", "function", "slopes"),
+        "dropped attention",
         *("largest norm", "bags of any length"),
     ],
 )

@@ -43,6 +43,18 @@ def convolutions_above_products() -> nn.Module:
     return nn.Sequential(below, above)
 
 
+class Attending(nn.Module):
+    """Attention over the rows of an image, by a layer and by a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(12, 2, 8, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.layer(x.squeeze(1))
+        return nn.functional.scaled_dot_product_attention(rows, rows, rows, is_causal=True).flatten(1)
+
+
 def with_buffers() -> nn.Module:
     """Make a small network with a frozen layer and constants."""
     norm = nn.BatchNorm2d(4, track_running_stats=False)
@@ -131,6 +143,7 @@ def test_a_gpu_learns_as_a_cpu_does(execution: Any) -> None:
         Prototypes(ResNet12((8, 8)), transductive=True),
         *(kind(Conv4(8, 2), transductive=True) for kind in (RidgeHead, LogisticHead, SVMHead)),
         MAML(ModuleNet(lambda shape: convolutions_above_products()), step_size=0.01, transductive=True),
+        MAML(ModuleNet(lambda shape: Attending()), step_size=0.01),
     ],
     ids=lambda learner: f"{type(learner).__name__}-{type(learner.backbone).__name__}",
 )

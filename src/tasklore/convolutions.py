@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .derivatives import transformed
 
-__all__ = ["as_autocast", "convolved", "moments", "pooled", "scaled"]
+__all__ = ["all_digits", "as_autocast", "convolved", "moments", "pooled", "scaled"]
 
 SMALL_PATCH = 32  # values under a window up to which their covariance is cheap
 
@@ -55,7 +55,8 @@ def convolved(
 def as_autocast(x: Tensor) -> Tensor:
     """Return what a convolution is given in the precision of autocast, where that is on.
 
-    Autocast does so itself, but not within ``vmap``, which takes convolutions apart before it sees them.
+    Autocast does so itself, but not within ``vmap``, which takes convolutions apart before it sees them, and
+    attention as well.
     """
     device = x.device.type
     if device == "meta" or x.dtype != torch.float32 or not torch.is_autocast_enabled(device):
@@ -180,7 +181,7 @@ def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple
     ``C`` the mean and the covariance of the patches. On a first layer of few channels these are tiny, and the
     same for all weights.
     """
-    with _all_digits(weight.device.type):  # few numbers, on which all others depend
+    with all_digits(weight.device.type):  # few numbers, on which all others depend
         patches = patches.to(share.dtype)
         mean = torch.mv(patches.mean(1).T, share)  # (d,)
         centred = patches - mean  # (n, positions, d)
@@ -190,7 +191,7 @@ def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple
         return rows @ mean, ((rows @ covariance) * rows).sum(1)
 
 
-def _all_digits(device: str) -> contextlib.AbstractContextManager[object]:
+def all_digits(device: str) -> contextlib.AbstractContextManager[object]:
     """Keep mixed precision out of what is computed inside."""
     mixed = device != "meta" and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if mixed else contextlib.nullcontext()

@@ -3,8 +3,8 @@
 Fused kernels are what stands in the way. That of attention has no second derivative on a CPU, those of
 recurrent networks write into their own results, which no stack of tasks can do, and the second derivatives of
 batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13), as is the gradient of an
-embedding's padding; convolutions miss autocast there. While a module is called, the formulas stand in for
-them.
+embedding's padding; convolutions and attention miss autocast there. While a module is called, the formulas
+stand in for them.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from .convolutions import as_autocast
+from .convolutions import all_digits, as_autocast
 from .errors import InvalidSetting
 from .types import Inputs, Params
 
@@ -294,6 +294,34 @@ def _embedding_bag(  # noqa: PLR0913 - torch's
     return (rows * shares).sum(1)
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **settings: Any,
+) -> Tensor:
+    if dropout_p > 0:
+        raise InvalidSetting(
+            "the module calls scaled_dot_product_attention with dropout_p, which draws at random, and no "
+            "inner gradient can repeat that; give it dropout_p=0"
+        )
+    given = tree_map(_as_autocast, (query, key, value, attn_mask))
+    with all_digits(query.device.type):
+        return F.scaled_dot_product_attention(*given, is_causal=is_causal, **settings)
+
+
+def _many_headed_attention(*given: Any, **settings: Any) -> tuple[Tensor, Tensor | None]:
+    call = inspect.signature(F.multi_head_attention_forward).bind(*given, **settings)
+    call.apply_defaults()
+    wanted = call.arguments["need_weights"]
+    call.arguments["need_weights"] = True  # by products, which autocast sees
+    outputs, weights = F.multi_head_attention_forward(*call.args, **call.kwargs)
+    return outputs, weights if wanted else None
+
+
 Cell: TypeAlias = Callable[[Tensor, Tensor, State], State]
 """(of the input, of ``h``: what the weights make of them; state) → state."""
 
@@ -407,9 +435,11 @@ CONVOLUTIONS = frozenset(
     }
 )
 
-FORMULAS: Mapping[Any, Callable[..., Tensor]] = {
+FORMULAS: Mapping[Any, Callable[..., Any]] = {
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
+    F.multi_head_attention_forward: _many_headed_attention,
+    F.scaled_dot_product_attention: _attention,
 }
