@@ -257,6 +257,17 @@ class Attending(nn.Module):
         return weights @ F.scaled_dot_product_attention(x, x, x, mask, scale=0.3)
 
 
+class Products(nn.Module):
+    """Products of two views of the same examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pairs = nn.Linear(4, 3), nn.Bilinear(4, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pairs(x, self.first(x))
+
+
 class Mixed(nn.Module):
     """Computes in bfloat16."""
 
@@ -299,6 +310,9 @@ AWKWARD: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(nn.Conv1d(6, 5, 3), nn.BatchNorm1d(5, track_running_stats=False)),
     "instance norm": lambda: nn.Sequential(nn.Conv1d(6, 4, 2), nn.InstanceNorm1d(4, affine=True)),
     "layer norm": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.SiLU()),
+    "hard sigmoid": lambda: nn.Sequential(nn.Linear(4, 4), nn.Hardsigmoid(), nn.Tanh()),
+    "products": Products,
+    "slopes": lambda: nn.Sequential(nn.Conv1d(6, 4, 3), nn.PReLU(4), nn.Flatten(), nn.PReLU()),
     "bags": lambda: Looked(nn.EmbeddingBag(4, 5, padding_idx=0)),
     "bags, summed": lambda: Looked(nn.EmbeddingBag(4, 5, mode="sum")),
     "bags, largest": lambda: Looked(nn.EmbeddingBag(4, 5, mode="max", padding_idx=0)),

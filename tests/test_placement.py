@@ -163,6 +163,32 @@ def test_fewer_digits_give_nearly_the_same_direction(learner: Any, tasks_at_once
     assert not torch.equal(flat, low_flat)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", [MAML, ANIL])
+def test_what_lies_between_products_takes_fewer_digits(kind: Any, recompute: bool) -> None:
+    def build(_: tuple[int, ...]) -> nn.Module:
+        below = nn.Sequential(nn.Conv2d(1, 4, 3), nn.PReLU(4), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4))
+        return nn.Sequential(below, nn.Flatten(), nn.Linear(256, 8), Paired())
+
+    learner = in_precision(kind(ModuleNet(build)), "bfloat16")
+    params = learner.init(SPEC, torch.Generator().manual_seed(0))
+    context = Context(SPEC, torch.arange(4), training=True, recompute=recompute)
+    alone, together = (rule_for(learner, n)(learner, params, episodes(), context).total for n in (1, 4))
+    for name, tensor in alone.items():
+        assert torch.cosine_similarity(together[name].flatten(), tensor.flatten(), dim=0) > 0.97
+
+
+class Paired(nn.Module):
+    """Products of features with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pairs = nn.Bilinear(8, 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pairs(x, x)
+
+
 def test_meta_learning_in_fewer_digits_learns() -> None:
     learner = Prototypes(Conv4(8, 2), transductive=True)
     settings = TrainSettings(steps=30, n_tasks=4, precision="bfloat16", learning_rate=1e-2)

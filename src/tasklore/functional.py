@@ -3,8 +3,8 @@
 Fused kernels are what stands in the way. That of attention has no second derivative on a CPU, those of
 recurrent networks write into their own results, which no stack of tasks can do, and the second derivatives of
 batch and layer normalisation are wrong under ``torch.func.vmap`` (torch 2.13), as is the gradient of an
-embedding's padding; convolutions and attention miss autocast there. While a module is called, the formulas
-stand in for them.
+embedding's padding; convolutions, attention and some others miss autocast there. While a module is called,
+the formulas stand in for them.
 """
 
 import contextlib
@@ -230,6 +230,20 @@ def _instance_norm(
     return _normalised(x, tuple(range(2, x.ndim)), *given, weight, bias, eps)
 
 
+def _group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    groups = x.unflatten(1, (num_groups, -1))  # (n, groups, c / groups, …)
+    alike = _normalised(groups, tuple(range(2, groups.ndim)), None, None, None, None, eps).flatten(1, 2)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    alike = alike if weight is None else alike * weight.view(shape)
+    return alike if bias is None else alike + bias.view(shape)
+
+
 def _layer_norm(
     x: Tensor,
     normalized_shape: Sequence[int],
@@ -242,6 +256,19 @@ def _layer_norm(
     x = centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + eps)
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
+
+
+def _bilinear(x: Tensor, other: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    found = torch.einsum("...i,oij,...j->...o", x, weight, other)
+    return found if bias is None else found + bias
+
+
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:  # noqa: ARG001 - what is in x is needed
+    return (x / 6 + 0.5).clamp(0, 1)
+
+
+def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x * weight.view(-1, *[1] * (x.ndim - 2)))
 
 
 def _embedding(
@@ -436,10 +463,14 @@ CONVOLUTIONS = frozenset(
 )
 
 FORMULAS: Mapping[Any, Callable[..., Any]] = {
+    F.bilinear: _bilinear,
     F.embedding: _embedding,
     F.embedding_bag: _embedding_bag,
+    F.group_norm: _group_norm,
+    F.hardsigmoid: _hardsigmoid,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
     F.multi_head_attention_forward: _many_headed_attention,
+    F.prelu: _prelu,
     F.scaled_dot_product_attention: _attention,
 }
