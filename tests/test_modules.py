@@ -277,7 +277,7 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            return self.layer(x.flatten(1)).relu().float()
+            return self.layer(x.flatten(1)).relu()
 
 
 class Half(nn.Module):

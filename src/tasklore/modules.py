@@ -73,7 +73,7 @@ class ModuleNet(Net):
         module = _template(self.build, tuple(inputs.x.shape[1:]))
         weights = _own(module, inputs) | _body(params)
         features, used = called(module, weights, inputs, statistics)
-        return with_head(features.flatten(1), params), used
+        return with_head(features.flatten(1).to(inputs.mask.dtype), params), used
 
 
 def _built(build: Callable[[tuple[int, ...]], nn.Module], shape: tuple[int, ...], seed: int) -> nn.Module:
@@ -157,7 +157,7 @@ class PretrainedNet(Net):
         weights = _own(module, inputs) | _body(params)
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             features, used = called(module, weights, inputs, statistics)
-        return with_head(features.flatten(1), params), used
+        return with_head(features.flatten(1).to(inputs.mask.dtype), params), used
 
 
 @functools.lru_cache(maxsize=8)
