@@ -314,7 +314,7 @@ ROWS: tuple[Row, ...] = (
         for learner in ("prototypes", "ridge-head")
     ),
     *(
-        row("spoken-digits", learner, SPOKEN, {"stop": {"minutes": 15.0}}, "", EVERYTHING if first else ())
+        row("spoken-digits", learner, SPOKEN, {"stop": {"minutes": 15.0}}, "", QUICK if first else ())
         for learner, first in (("prototypes", True), ("ridge-head", False))
     ),
 )
