@@ -314,7 +314,7 @@ def _show_images(store: "ExperienceStore", report: Path | None, console: Console
     written = write_report(merged, report or merged.workspace.folder / "report.html")
     console.print()
     console.print(comparison(rows, "Digits 5–9, never seen before: accuracy among 5"))
-    console.print("scratch and finetune (baselines) train the network of reptile")
+    console.print("scratch, finetune and linear-probe (baselines) train the network of reptile")
     console.print(f"Report: {written}", soft_wrap=True)
 
 
