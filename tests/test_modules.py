@@ -435,6 +435,18 @@ class Randomly(nn.Module):
         return self.call(x)
 
 
+class Computed(nn.Module):
+    """Holds on to what it computed of a weight, as torch's old ``weight_norm`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.twice = 2 * self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.twice
+
+
 @pytest.mark.parametrize(
     ("module", "cure"),
     [
@@ -446,12 +458,18 @@ class Randomly(nn.Module):
         (Randomly(lambda x: F.dropout(x, 0.5)), "calls dropout, which draws at random"),
         (nn.Sequential(nn.RReLU()), "calls rrelu, which draws"),
         (Randomly(lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.1)), "give it dropout_p=0"),
+        (Randomly(lambda x: x + torch.rand_like(x)), "draws at random when it is called"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), "changes its .*eval\\(\\)"),
+        (nn.LSTM(4, 5), "made no tensor of 2 examples"),
+        (nn.Flatten(0, 1), r"made a tensor of shape \(12, 4\) of 2 examples"),
+        (nn.LazyLinear(4), "weight has no size before the module is called"),
+        (Computed(), "cannot be copied for a thread of its own: .*nn.utils.parametrizations"),
         (Looked(nn.Embedding(4, 5, max_norm=1.0)), "max_norm, which writes into weights"),
         (Looked(nn.Sequential(nn.Flatten(0), nn.EmbeddingBag(4, 5))), r"give ids of shape \(n, length\)"),
     ],
     ids=[
         *("dropout", "attention", "gru", "projection", "running statistics", "function", "slopes"),
-        "dropped attention",
+        *("dropped attention", "noise", "power iteration", "state", "rows", "no size", "computed weight"),
         *("largest norm", "bags of any length"),
     ],
 )

@@ -66,8 +66,14 @@ def check_module(module: nn.Module) -> None:
     ------
     InvalidSetting
         A layer keeps running statistics, which tasks would share, or drops at random, which inner gradients
-        cannot repeat.
+        cannot repeat, or has no weights yet.
     """
+    for name, weight in module.named_parameters():
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            raise InvalidSetting(
+                f"{name} has no size before the module is called; give its layer the size of what it reads, "
+                "or call the module once where it is built"
+            )
     for name, part in module.named_modules():
         here = f"{name or 'the module'} is a {type(part).__name__}"
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:  # pyright: ignore[reportPrivateUsage]
@@ -112,7 +118,13 @@ def _of_this_thread(module: nn.Module) -> nn.Module:
     known: Any = _copies.__dict__.setdefault("known", weakref.WeakKeyDictionary())
     if module not in known:
         tensors = (*module.parameters(), *module.buffers())
-        known[module] = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+        try:
+            known[module] = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+        except (RuntimeError, TypeError) as error:
+            raise InvalidSetting(
+                f"the module cannot be copied for a thread of its own: {str(error).strip().splitlines()[0]}; "
+                "keep computed tensors out of it, and take weight_norm from torch.nn.utils.parametrizations"
+            ) from error
     return known[module]
 
 

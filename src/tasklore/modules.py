@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -99,10 +99,34 @@ _elsewhere = weakref.WeakKeyDictionary()  # weights and buffers of modules, by d
 
 
 def _n_features(module: nn.Module, some: Tensor) -> int:
-    """Return how many features a module makes of each example."""
+    """Return how many features a module makes of each example.
+
+    Raises
+    ------
+    InvalidSetting
+        It makes something else, or not the same each time.
+    """
     inputs = Inputs(some, torch.ones(len(some)))
+    own, drawn = _own(module, inputs), torch.random.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in own.items()}
     with torch.no_grad():
-        return called(module, _own(module, inputs), inputs)[0].flatten(1).shape[1]
+        features: Any = called(module, own, inputs)[0]
+    if not torch.equal(torch.random.get_rng_state(), drawn):
+        raise InvalidSetting(
+            "the module draws at random when it is called, and no inner gradient can repeat that; leave that "
+            "out of it"
+        )
+    if changed := [name for name, tensor in own.items() if not torch.equal(tensor, before[name])]:
+        raise InvalidSetting(
+            f"the module changes its {changed[0]} when it is called, so that tasks would share what is in "
+            "there; leave that out of it, or call its eval() where that stops it"
+        )
+    if not isinstance(features, Tensor) or features.shape[:1] != (len(some),):
+        shape = f"a tensor of shape {tuple(features.shape)}" if isinstance(features, Tensor) else "no tensor"
+        raise InvalidSetting(
+            f"the module made {shape} of {len(some)} examples; it must return one tensor, with a row for each"
+        )
+    return features.flatten(1).shape[1]
 
 
 def _own(module: nn.Module, inputs: Inputs) -> Params:
