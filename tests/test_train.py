@@ -20,7 +20,7 @@ from tasklore.learners.base import Learner
 from tasklore.learners.baselines import FineTuning, FromScratch, RidgeBaseline
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.closed_form import RidgeHead
-from tasklore.learners.gradient import BOIL, MAML, Reptile
+from tasklore.learners.gradient import BOIL, MAML, ImplicitMAML, Reptile
 from tasklore.learners.metric import Prototypes
 from tasklore.loop import Stop
 from tasklore.nets import MLP, Conv4, Identity
@@ -221,7 +221,7 @@ def test_a_prior_is_judged_before_anything_more_is_learned() -> None:
     state = trainer.initialise(source, prior)
     assert list(trainer.learn(state, source)) == []
     judged = trainer.adjust(state, [1.0, 2.0])
-    assert judged.best is prior.params
+    assert judged.best == prior.params  # the very tensors
     assert [s.step for s in trainer.learn(judged, source)] == [1, 2, 3, 4]
 
 
@@ -239,6 +239,22 @@ def test_state_and_prior_come_back_as_they_were(tmp_path: Path) -> None:
     assert (prior.learner, prior.spec, prior.provenance) == (learner, source.spec, {"a": 1})
     with pytest.raises(DamagedArtifact, match="prior"):
         Prior.load(tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    "learner", [CAVIA(Conv4(8, 3)), ImplicitMAML(MLP((8,)), inner_steps=3)], ids=["cavia", "imaml"]
+)
+def test_a_loaded_state_goes_on_to_the_last_bit(learner: Learner, tmp_path: Path, digits: Splits) -> None:
+    settings = TrainSettings(steps=3, n_tasks=3, execution="loop")
+    first, *_, last = fit(learner, digits.train, settings)
+    first.save(tmp_path / "s.safetensors", {})
+    loaded, _ = MetaState.load(tmp_path / "s.safetensors")
+    assert list(loaded.params) == list(first.params)
+    *_, again = fit(learner, digits.train, settings, loaded)
+    for name, tensor in last.params.items():
+        assert torch.equal(again.params[name], tensor)
+    Prior(learner, last.params, digits.train.spec).save(tmp_path / "p.safetensors")
+    assert list(Prior.load(tmp_path / "p.safetensors").params) == list(last.params)
 
 
 def test_a_prior_whose_tensors_do_not_fit_is_refused(tmp_path: Path) -> None:

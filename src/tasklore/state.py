@@ -126,7 +126,7 @@ class MetaState:
         tensors, metadata = load_artifact(path, kind="checkpoint")
         groups: dict[str, Params] = {"params": {}, "moments": {}, "average": {}, "best": {}}
         try:
-            for name, tensor in tensors.items():
+            for name, tensor in sorted(tensors.items()):
                 group, _, rest = name.partition("/")
                 groups[group][rest] = tensor
             groups["average"] = groups["average"] or groups["params"]
@@ -208,4 +208,4 @@ class Prior:
             raise DamagedArtifact(
                 f"{path}: the tensors {', '.join(wrong[:3])} do not fit the learner it names"
             )
-        return cls(learner, tensors, spec, scaling, provenance)
+        return cls(learner, dict(sorted(tensors.items())), spec, scaling, provenance)

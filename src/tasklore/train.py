@@ -163,7 +163,8 @@ class TrainSettings:
 
 def init(params: Params, settings: TrainSettings, started_from: str = "random") -> MetaState:
     """Return the state before the first step."""
-    params = placed(params, device_for(settings.device))
+    # In the order of names, as a loaded state lists them: sums over tensors depend on it.
+    params = placed(dict(sorted(params.items())), device_for(settings.device))
     return MetaState(params, settings.outer.init(params), params, params, started_from=started_from)
 
 
@@ -198,7 +199,7 @@ def step(
     """
     found = _direction(learner, state, spec, episodes, keys, settings, around)
     gradient = {name: total / found.weight for name, total in found.total.items()}
-    # In the order of names: a loaded state may list them otherwise, and sums depend on their order.
+    # In the order of names: a rule may list them otherwise, and sums depend on their order.
     norms = [gradient[name].norm() for name in sorted(gradient)]
     norm = torch.stack(norms).norm() if norms else torch.zeros(())
     if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(found.losses).all()):
