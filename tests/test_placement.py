@@ -217,6 +217,8 @@ def test_a_processor_without_bfloat16_is_named(
 def test_what_cannot_be_lowered_is_refused_with_the_cure() -> None:
     with pytest.raises(InvalidSetting, match="works inside its network; use precision = 'float32'"):
         in_precision(learners.get("cavia")(), "bfloat16")
+    with pytest.raises(InvalidSetting, match=r"curvature of its network.*precision = 'float32'"):
+        in_precision(ImplicitMAML(Conv4(8, 4)), "bfloat16")
     with pytest.raises(InvalidSetting, match="no network to compute in bfloat16"):
         in_precision(learners.get("ridge-regression")(), "bfloat16")
     half: Any = "float16"

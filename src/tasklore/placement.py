@@ -116,13 +116,18 @@ def in_precision(learner: Learner, precision: Precision) -> Learner:
     Raises
     ------
     InvalidSetting
-        It has no net, or looks into it.
+        It has no net, or looks into it, or solves for a direction with the net's curvature.
     """
     if precision == "float32":
         return learner
     name = type(learner).__name__
     if learner.backbone is None:
         raise InvalidSetting(f"{name} has no network to compute in {precision}; use precision = 'float32'")
+    if learner.rule == "implicit":
+        raise InvalidSetting(
+            f"{name} solves a system with the curvature of its network, of which {precision} leaves too few "
+            "digits; use precision = 'float32'"
+        )
     changed: Any = learner
     try:
         return dataclasses.replace(changed, net=Lowered(learner.backbone))
