@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasklore.derivatives import recomputed, slopes
 from tasklore.errors import InvalidSetting
+from tasklore.evaluate import evaluate
 from tasklore.execution import HEAVY, Plan, choose, held_bytes, memory_kept
 from tasklore.learners.base import Learner
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.metagrad import MetaGradient, rule_for
+from tasklore.modules import ModuleNet
 from tasklore.nets import MLP, Conv4
 from tasklore.state import MetaState
 from tasklore.tasks.source import TaskSource
@@ -25,6 +27,31 @@ from tasklore.train import TrainSettings, fit
 from tasklore.types import Context
 
 MIB = 2**20
+
+
+class Looks(nn.Module):
+    """Decides by what it computes."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(n, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer(x.flatten(1))
+        return features if features.sum() > 1e9 else features.tanh()
+
+
+def test_tasks_that_cannot_be_stacked_run_one_by_one_and_that_is_said() -> None:
+    learner, source = MAML(ModuleNet(lambda shape: Looks(shape[0]))), SinusoidSource()
+    expected = one_step(learner, source, Plan())
+    with pytest.warns(UserWarning, match="tasks run one by one, as they cannot be stacked: vmap"):
+        found = one_step(learner, source, Plan(4))
+    torch.testing.assert_close(found.total, expected.total)
+    with pytest.warns(UserWarning, match="one by one"):
+        (*_, last) = fit(learner, source, TrainSettings(steps=2, n_tasks=4))
+    with pytest.warns(UserWarning, match="one by one"):
+        judged = evaluate(learner, last.params, source, method="maml", n_tasks=4)
+    assert judged.score.n_tasks == 4
 
 
 def one_step(

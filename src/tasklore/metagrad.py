@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ __all__ = [
     "predict_tasks",
     "rule_for",
 ]
+
+TRANSFORMS = ("vmap", "torch.func", "functorch")
+"""What names itself in the message of torch when stacked tasks are refused."""
 
 Tree = TypeVar("Tree")
 OtherTree = TypeVar("OtherTree")
@@ -450,10 +454,21 @@ def parts_of(episodes: Episode, keys: Tensor, n: int) -> Iterator[tuple[Episode,
 
 
 def _map_tasks(function: Callable[[Tree, OtherTree], Result], first: Tree, second: OtherTree) -> Result:
-    """Run ``function`` on every task of two stacks and stack the results; plainly where there is one."""
-    if len(tree_leaves(second)[0]) > 1:
-        return torch.func.vmap(function, randomness="different")(first, second)
-    return tree_map(lambda t: t.unsqueeze(0), function(*tree_map(lambda t: t[0], (first, second))))
+    """Run ``function`` on every task of two stacks and stack the results; plainly where there is one.
+
+    A network that looks at values (``if x.sum() > 0``) cannot be stacked; then its tasks run one by one.
+    """
+    n_tasks = len(tree_leaves(second)[0])
+    if n_tasks > 1:
+        try:
+            return torch.func.vmap(function, randomness="different")(first, second)
+        except RuntimeError as error:
+            if torch.compiler.is_compiling() or not any(name in str(error) for name in TRANSFORMS):
+                raise
+            reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"tasks run one by one, as they cannot be stacked: {reason}", UserWarning, stacklevel=2)
+    each = [function(*tree_map(lambda t, place=place: t[place], (first, second))) for place in range(n_tasks)]
+    return tree_map(lambda *results: torch.stack(results), *each)
 
 
 def _add(total: Params | None, more: Params) -> Params:
