@@ -493,12 +493,12 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(8.0, 4.5), layout="constrained")
         axes = figure.add_subplot()
         for place, result in enumerate(sorted(learned, key=lambda result: result["learner"])):
-            colour, curve = f"C{place % 10}", result["validation_curve"]
-            minutes = result["validation_minutes"]
+            colour, minutes = f"C{place % 10}", result["validation_minutes"]
+            # A run that was killed may have gone on from an earlier minute.
+            kept = [i for i, minute in enumerate(minutes) if minute <= min(minutes[i:])]
+            curve = [result["validation_curve"][i]["mean"] for i in kept]
             style = "-" if place < 10 else "--"
-            axes.plot(
-                minutes, [score["mean"] for score in curve], style, color=colour, label=result["learner"]
-            )
+            axes.plot([minutes[i] for i in kept], curve, style, color=colour, label=result["learner"])
             shots = min(line["shots"] for line in result["lines"])
             (test,) = [
                 line
