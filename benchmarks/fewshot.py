@@ -125,13 +125,7 @@ PRETRAINED = {
     "execution": "vectorised",
 }
 ONE_STEP = {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True}
-COMPARING = {
-    "n_tasks": 1,
-    "steps": 200,
-    "learning_rate": 3e-3,
-    "averaging": 0.998,
-    "pretrain_steps": 4000,  # of the baselines
-}
+COMPARING = {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3, "averaging": 0.998}
 GRADIENT = {
     "maml": ONE_STEP,
     "fomaml": ONE_STEP,

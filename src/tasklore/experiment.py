@@ -221,11 +221,12 @@ def baselines(
         scratch, finetune = (learners.get(name)(net=net) for name in ("scratch", "finetune"))
         chosen["scratch"] = scratch, scratch.init(spec, generator)
         if past.can_be_pooled:
-            chosen["finetune"] = finetune, pretrain(finetune, past, settings, spec)
+            pretrained = pretrain(finetune, past, settings, spec)
+            chosen["finetune"] = finetune, pretrained
             if spec.kind == "classification":
                 probe = learners.get("linear-probe")(net=net)
-                trained = chosen["finetune"][1]
-                chosen["linear-probe"] = probe, {name: trained[name] for name in probe.init(spec, generator)}
+                body = {name: pretrained[name] for name in probe.init(spec, generator)}
+                chosen["linear-probe"] = probe, body
     shallow = (
         ("nearest-centroid", "logistic-regression")
         if spec.kind == "classification"

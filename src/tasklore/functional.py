@@ -216,16 +216,26 @@ def _normalised(
     eps: float,
 ) -> Tensor:
     """Normalise (n, c, …) over some axes, or with the statistics of its channels that are given."""
-    shape = (1, -1, *[1] * (x.ndim - 2))
     if mean is None or variance is None:
         middle = x.mean(axes, keepdim=True)
         centred = x - middle
         spread = (centred * centred).mean(axes, keepdim=True)
     else:
+        shape = _of_channels(x)
         centred, spread = x - mean.view(shape), variance.view(shape)
-    x = centred * torch.rsqrt(spread + eps)
+    return _scaled(centred * torch.rsqrt(spread + eps), weight, bias)
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return each channel of (n, c, …) times a weight plus a bias, where there are any."""
+    shape = _of_channels(x)
     x = x if weight is None else x * weight.view(shape)
     return x if bias is None else x + bias.view(shape)
+
+
+def _of_channels(x: Tensor) -> tuple[int, ...]:
+    """Return the shape in which a value for each channel meets (n, c, …)."""
+    return (1, -1, *[1] * (x.ndim - 2))
 
 
 def _instance_norm(
@@ -250,10 +260,8 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     groups = x.unflatten(1, (num_groups, -1))  # (n, groups, c / groups, …)
-    alike = _normalised(groups, tuple(range(2, groups.ndim)), None, None, None, None, eps).flatten(1, 2)
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    alike = alike if weight is None else alike * weight.view(shape)
-    return alike if bias is None else alike + bias.view(shape)
+    alike = _normalised(groups, tuple(range(2, groups.ndim)), None, None, None, None, eps)
+    return _scaled(alike.flatten(1, 2), weight, bias)
 
 
 def _layer_norm(

@@ -468,6 +468,8 @@ def _map_tasks(function: Callable[[Tree, OtherTree], Result], first: Tree, secon
             reason = str(error).strip().splitlines()[0]
         warnings.warn(f"tasks run one by one, as they cannot be stacked: {reason}", UserWarning, stacklevel=2)
     each = [function(*tree_map(lambda t, place=place: t[place], (first, second))) for place in range(n_tasks)]
+    if n_tasks == 1:
+        return tree_map(lambda t: t.unsqueeze(0), each[0])  # without a copy
     return tree_map(lambda *results: torch.stack(results), *each)
 
 
