@@ -184,6 +184,22 @@ class Candidate:
             numbers *= N_KNOTS + SPLINE_DEGREE - 2
         return numbers + encoded + dates * len(DateParts.PARTS) + N_TEXT * (texts > 0)
 
+    def seconds_to_look_up(self, schema: Schema, n_classes: int, n_fitted: int, n_judged: int) -> float:
+        """Return about how long finding the neighbours of rows takes, which past tables do not tell.
+
+        They tell the time of fitting, and neighbours are looked for afterwards. In up to fifteen dimensions
+        scikit-learn uses a tree, which is no help in more than a few; in more of them, products of matrices
+        for squared distances, and nothing as quick for others.
+        """
+        if self.model != "neighbours":
+            return 0.0
+        width = self.width(schema, n_classes)
+        if width <= 15:
+            each = 2.5e-10 * width
+        else:
+            each = 1e-9 if self.settings.get("p") == 1 else 1.5e-10
+        return each * width * n_fitted * n_judged
+
     def suits(self, schema: Schema, n_rows: int, n_classes: int, rarest: int) -> bool:
         """Whether a table is small enough for it.
 

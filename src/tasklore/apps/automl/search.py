@@ -240,7 +240,7 @@ class _Search:
 
     def _try_candidates(self, workers: list[Worker]) -> str:
         """Try candidates until the budget is spent, and return why it ended."""
-        idle, running = list(workers), dict[Future[Measurement], tuple[Worker, str, int, float]]()
+        idle, running = list(workers), dict[Future[Measurement], tuple[Worker, str, int]]()
         loaded: dict[Worker, int] = {}
         reason = "every candidate was tried"
         if self.budget.seconds is not None:
@@ -254,14 +254,14 @@ class _Search:
                         self.taken[chosen] = len(self.taken)
                         worker = idle.pop()
                         future = threads.submit(self._measure, worker, self.suited[name], level, bar, loaded)
-                        running[future] = (worker, name, level, self._elapsed())
+                        running[future] = (worker, name, level)
                     if not running:
                         break
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        worker, name, level, began = running.pop(future)
+                        worker, name, level = running.pop(future)
                         idle.append(worker)
-                        self._note(name, level, future.result(), began)
+                        self._note(name, level, future.result())
             except BaseException:  # an interrupt must not wait for what is being tried
                 for worker, *_ in running.values():
                     worker.kill()
@@ -318,7 +318,7 @@ class _Search:
             name = self.prior.choose(self._tried(), self.described, cost, len(self.taken))
             if name is None or self._left() <= 0:
                 return
-            design, bar, began = self.levels[0], self._bar(0), self._elapsed()
+            design, bar = self.levels[0], self._bar(0)
             self.taken[name, 0] = len(self.taken)
             with threadpool_limits(1):
                 found = measure(
@@ -330,7 +330,7 @@ class _Search:
                     keep_models=True,
                     until=time.monotonic() + self._left(),
                 )
-            self._note(name, 0, found, began)
+            self._note(name, 0, found)
 
     def _measure(
         self,
@@ -354,7 +354,7 @@ class _Search:
             until=time.monotonic() + limit,
         )
 
-    def _note(self, name: str, level: int, measured: Measurement, began: float) -> None:
+    def _note(self, name: str, level: int, measured: Measurement) -> None:
         if not self.levels[level].judges:
             if not measured.error and measured.models:
                 self.refitted[name] = measured.models
@@ -368,8 +368,8 @@ class _Search:
         self.trials.append(trial)
         self._forget_models(level)
         if measured.losses:
-            taken = (self._elapsed() - began) / len(measured.losses)
-            self.speed.append(math.log(max(taken, 1e-3) / (self._expected_fit(name, level) + OVERHEAD)))
+            taken = measured.seconds / len(measured.losses)
+            self.speed.append(math.log(max(taken, 1e-3) / self._expected_fold(name, level)))
             self.took[name, level] = taken
         self.watch(trial)
 
@@ -396,9 +396,12 @@ class _Search:
         judged = np.flatnonzero(np.isfinite(predictions).all(1))
         return judged, problem.y[judged], None if problem.weights is None else problem.weights[judged]
 
-    def _expected_fit(self, name: str, level: int) -> float:
-        described = min(len(self.problem.y), DESCRIBED_ROWS)
-        return max(float(self.expected[name]), 1e-3) * growth(self.levels[level].n_rows, described)
+    def _expected_fold(self, name: str, level: int) -> float:
+        """Return what fitting and judging takes, on a machine like that of the past tables."""
+        design, described = self.levels[level], min(len(self.problem.y), DESCRIBED_ROWS)
+        fitting = max(float(self.expected[name]), 1e-3) * growth(design.n_rows, described)
+        asked = self.problem.schema, self.problem.n_classes, *map(len, design.folds[0])
+        return fitting + self.suited[name].seconds_to_look_up(*asked) + OVERHEAD
 
     def _expected_trial(self, name: str, level: int) -> float:
         """Return the seconds that trying a candidate is expected to take on this machine."""
@@ -407,7 +410,7 @@ class _Search:
             rows, fewer = (len(self.levels[place].folds[0][0]) for place in (level, level - 1))
             return below * rows / fewer * n_folds
         factor = math.exp(float(np.median(self.speed))) if self.speed else 1.0
-        return factor * (self._expected_fit(name, level) + OVERHEAD) * n_folds
+        return factor * self._expected_fold(name, level) * n_folds
 
     def _enough(self) -> bool:
         return self.budget.evaluations is not None and len(self.taken) >= self.budget.evaluations

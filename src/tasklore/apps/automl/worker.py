@@ -5,6 +5,7 @@ process, which has a memory limit of its own.
 """
 
 import atexit
+import dataclasses
 import os
 import resource
 import socket
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from . import nursery
+from . import nursery, parcels
 from .measuring import Folds, Measurement, Problem, measure
 from .pipelines import Candidate
 
@@ -102,8 +103,8 @@ class Worker:
                     self._informed = True
                 pipe.send(_Try(candidate, random_state, give_up_above, keep_models))
                 if pipe.poll(max(0.0, min(seconds, until - time.monotonic()))):
-                    with self._killed_at(until):  # a forest of a gigabyte takes seconds to arrive
-                        return pipe.recv()
+                    with self._killed_at(until):  # a forest of a gigabyte takes a second to arrive
+                        return _received(pipe)
             fault = f"took longer than {seconds:.3g} s"
         except (EOFError, OSError):
             in_time = time.monotonic() < until
@@ -184,9 +185,19 @@ def _answer(pipe: "Connection[Any, Any]") -> None:
                 loaded = None
             case _Try() if loaded is not None:
                 how = (asked.random_state, asked.give_up_above, asked.keep_models)
-                pipe.send(measure(asked.candidate, loaded.problem, loaded.folds, *how))
+                parcels.send(pipe, measure(asked.candidate, loaded.problem, loaded.folds, *how))
             case _:
                 return
+
+
+def _received(pipe: "Connection[Any, Any]") -> Measurement:
+    """Return what is arriving, the seconds that it takes to arrive added."""
+    began = time.monotonic()
+    found: Measurement = parcels.receive(pipe)
+    # Its predictions are kept when its models are not, so they must not share memory with them.
+    predictions = found.predictions.copy()
+    seconds = found.seconds + time.monotonic() - began
+    return dataclasses.replace(found, predictions=predictions, seconds=seconds)
 
 
 def _pair() -> tuple[Connection, Connection]:
