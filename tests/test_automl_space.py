@@ -204,6 +204,18 @@ def test_a_sample_keeps_every_class() -> None:
     np.testing.assert_allclose(counts / 60, [500 / 555, 5 / 555, 50 / 555], atol=0.02)
 
 
+def test_looking_for_neighbours_is_foreseen() -> None:
+    """Only they take it; twice the rows on either side are twice the time."""
+    schema = Schema.of(pd.DataFrame(np.zeros((4, 40)) + np.arange(4)[:, None]))
+    space = candidates("classification")
+    assert space["forest"].seconds_to_look_up(schema, 2, 10_000, 2500) == 0.0
+    city, plain = (space[name] for name in ("neighbours-10-city", "neighbours-5"))
+    seconds = city.seconds_to_look_up(schema, 2, 10_000, 2500)
+    assert seconds == pytest.approx(1.0)  # 25 million pairs of 40 numbers, a billionth each
+    assert plain.seconds_to_look_up(schema, 2, 10_000, 2500) == pytest.approx(0.15)
+    assert city.seconds_to_look_up(schema, 2, 20_000, 5000) == pytest.approx(4 * seconds)
+
+
 # The process that tries candidates
 
 
@@ -216,6 +228,10 @@ def test_a_worker_measures_as_here_and_survives_everything(problems: dict[str, P
         there, here = worker.measure(space["tree-3"], 60.0), measure(space["tree-3"], posed, folds)
         assert there.losses == here.losses
         np.testing.assert_array_equal(there.predictions, here.predictions)
+        kept = worker.measure(space["forest"], 60.0, keep_models=True)
+        assert len(kept.models) == 3
+        assert kept.predictions.base is None  # of its own: the models' memory can be let go
+        assert kept.seconds >= 0.5 * 3 * (kept.fit_seconds + kept.predict_seconds)
         late = worker.measure(space["forest-many"], 0.01)
         assert "took longer than 0.01 s" in late.error
         assert late.loss == float("inf")

@@ -49,7 +49,7 @@ def send(pipe: "Connection[Any, Any]", parcel: object) -> None:
 
 
 def receive(pipe: "Connection[Any, Any]") -> Any:
-    """Return what was sent. Its arrays may be written to; they share one piece of memory, freed with the last.
+    """Return what was sent; its arrays may be written to, and share one piece of memory, freed with the last.
 
     Raises
     ------
@@ -57,17 +57,20 @@ def receive(pipe: "Connection[Any, Any]") -> Any:
         The other end hung up.
     """
     content, spans = pipe.recv()
-    if not any(end > begin for begin, end in spans):
-        return pickle.loads(content, buffers=[b""] * len(spans))
+    whole = _mapped(pipe) if any(end > begin for begin, end in spans) else memoryview(b"")
+    arrays = [whole[begin:end] for begin, end in spans]
+    return pickle.loads(content, buffers=arrays)  # noqa: S301 - from a process of our own, as pipe.recv() too
+
+
+def _mapped(pipe: "Connection[Any, Any]") -> memoryview:
     with socket.socket(fileno=os.dup(pipe.fileno())) as line:
         _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
     if not descriptors:
         raise EOFError("the other end hung up while it was sending arrays")
     try:
-        whole = memoryview(mmap.mmap(descriptors[0], 0, access=mmap.ACCESS_COPY))
+        return memoryview(mmap.mmap(descriptors[0], 0, access=mmap.ACCESS_COPY))
     finally:
         os.close(descriptors[0])
-    return pickle.loads(content, buffers=[whole[begin:end] for begin, end in spans])
 
 
 def _unnamed() -> BinaryIO:

@@ -194,11 +194,8 @@ class Candidate:
         if self.model != "neighbours":
             return 0.0
         width = self.width(schema, n_classes)
-        if width <= 15:
-            each = 2.5e-10 * width
-        else:
-            each = 1e-9 if self.settings.get("p") == 1 else 1.5e-10
-        return each * width * n_fitted * n_judged
+        in_tree, otherwise = 2.5e-10 * width, 1e-9 if self.settings.get("p") == 1 else 1.5e-10
+        return (in_tree if width <= 15 else otherwise) * width * n_fitted * n_judged
 
     def suits(self, schema: Schema, n_rows: int, n_classes: int, rarest: int) -> bool:
         """Whether a table is small enough for it.
