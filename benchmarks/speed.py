@@ -17,11 +17,11 @@ long as the last column says.
 import argparse
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -218,6 +218,20 @@ def meta_step(library: str, name: str, dtype: torch.dtype = torch.float32) -> Me
     return with_torchopt
 
 
+def imported(library: str) -> None:
+    """Import a library, so that its code does not count as memory of a meta-step."""
+    if library == "learn2learn":
+        learn2learn_maml(Path(os.environ["LEARN2LEARN"]))
+    elif library in PEERS:
+        importlib.import_module(library)
+
+
+def resident(what: str) -> float:
+    """Return this process's size (VmRSS) or largest size (VmHWM), in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
+
+
 def learn2learn_maml(folder: Path) -> Any:
     """Return the class MAML of learn2learn's source without running what the package imports beside it."""
     for name in ("learn2learn", "learn2learn.algorithms"):
@@ -241,7 +255,10 @@ def arrays(gradient: Params) -> dict[str, Any]:
 def child(library: str, name: str, threads: int, out: Path) -> None:
     """Measure one library on one problem and print the result as JSON."""
     torch.set_num_threads(threads)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    imported(library)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the largest size is counted from now on
+    base = resident("VmRSS")
     with memory_kept() if library.startswith("tasklore") else contextlib.nullcontext():  # as train.fit does
         step = meta_step(library, name)
         started = time.perf_counter()
@@ -254,7 +271,7 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
             begun = time.perf_counter()
             step()
             times.append(time.perf_counter() - begun)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # counting operations takes some, too
+    peak = resident("VmHWM")  # counting operations takes some, too
     flops = 0
     if library == "tasklore":
         with FlopCounterMode(display=False) as counter:
@@ -263,7 +280,7 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
                 learner, params, episodes, Context(spec, torch.arange(N_TASKS[name]), training=True)
             )
         flops = counter.get_total_flops()
-    found = {"seconds": statistics.median(times), "memory": (peak - base) / 1024, "flops": flops}
+    found = {"seconds": statistics.median(times), "memory": peak - base, "flops": flops}
     print(json.dumps(found | {"first": first}))
 
 

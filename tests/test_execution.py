@@ -2,6 +2,8 @@
 
 import ctypes
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from tasklore.derivatives import recomputed, slopes
 from tasklore.errors import InvalidSetting
 from tasklore.evaluate import evaluate
-from tasklore.execution import HEAVY, Plan, choose, held_bytes, memory_kept
+from tasklore.execution import HEAVY, LARGE, Plan, choose, held_bytes, memory_kept
 from tasklore.learners.base import Learner
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, ImplicitMAML, MetaSGD, Reptile
@@ -193,9 +195,34 @@ def test_tasks_that_hold_much_are_not_tried_several_at_once() -> None:
 
     plan = choose(16, "auto", run, run, task=lambda: torch.zeros(HEAVY // 4 + 1))
     assert {one.tasks_at_once for one in tried} == {1}
-    assert "one task holds 32 MiB, too much for several at once to pay" in plan.why
+    assert "one task holds 24 MiB, too much for several at once to pay" in plan.why
     choose(16, "auto", run, run, task=lambda: torch.zeros(HEAVY // 4))
     assert {one.tasks_at_once for one in tried} > {1}
+    for n_bytes, threads in ((LARGE, {1, 2}), (LARGE + 4, {1})):
+        tried.clear()
+        choose(16, "auto", run, run, task=lambda n=n_bytes: torch.empty(n // 4), threads=2)
+        assert {one.threads for one in tried} == threads
+
+
+def test_a_meta_step_needs_no_compiler() -> None:
+    """torch imports its compiler, sympy and all, for some operations: two seconds and 60 MiB."""
+    code = """
+import sys, torch
+from tasklore.execution import held_bytes
+from tasklore.learners.gradient import MAML
+from tasklore.metagrad import rule_for
+from tasklore.nets import Conv4, ResNet12
+from tasklore.types import Batch, Context, Episode, TaskSpec
+
+spec, x, y = TaskSpec("classification", (1, 28, 28), 5), torch.rand(1, 5, 1, 28, 28), torch.arange(5)[None]
+batch, context = Batch(x, y, torch.ones(1, 5)), Context(spec, torch.arange(1), training=True)
+for net in (Conv4(8), Conv4(8, halving="stride"), ResNet12((4, 4, 4, 4))):
+    learner = MAML(net, inner_steps=2)
+    params = learner.init(spec, torch.Generator().manual_seed(0))
+    held_bytes(lambda: rule_for(learner, 1)(learner, params, Episode(batch, batch), context))
+raise SystemExit("sympy" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def test_what_a_task_holds_is_measured_before_the_first_step() -> None:

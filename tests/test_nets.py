@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from tasklore.convolutions import moments, pooled
+from tasklore import convolutions
+from tasklore.convolutions import convolved, moments, pooled
 from tasklore.errors import InvalidData, InvalidSetting
 from tasklore.nets import MLP, Conv4, Identity, ResNet12
 from tasklore.types import Inputs, Params
@@ -131,6 +133,46 @@ def test_moments_and_pooling_have_right_first_and_second_derivatives() -> None:
     assert torch.equal(pooled(x), F.max_pool2d(x, 2))
     assert torch.autograd.gradcheck(pooled, x)
     assert torch.autograd.gradgradcheck(pooled, x)
+
+
+@pytest.mark.parametrize("cached", [2**20, 1000], ids=["all images at once", "a few"])
+def test_a_first_layer_is_pooled_as_it_is_made(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as convolving, then pooling; derivatives too, with respect to images and weights."""
+    monkeypatch.setattr(convolutions, "CACHED", cached)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 1, 5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    share = torch.tensor([0.25, 0.25, 0.25, 0.25, 0.0], dtype=torch.float64)
+
+    def layer(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        largest, (mean, variance) = convolved(x, weight, share, None, pool=True)
+        return largest, mean, variance
+
+    largest, mean, variance = layer(x, weight)
+    plain = F.conv2d(x, weight, padding=1)
+    torch.testing.assert_close(largest, F.max_pool2d(plain, 2))
+    torch.testing.assert_close(mean, plain[:4].mean((0, 2, 3)))
+    torch.testing.assert_close(variance, plain[:4].var((0, 2, 3), correction=0))
+    assert torch.autograd.gradcheck(layer, (x, weight))
+    assert torch.autograd.gradgradcheck(layer, (x, weight))
+
+    def bent(x: Tensor, weight: Tensor) -> Tensor:
+        slope = torch.func.grad(lambda w: (layer(x, w)[0] ** 3).sum())
+        return torch.func.grad(lambda x: (slope(weight) ** 2).sum())(x)
+
+    stack = torch.stack([x.detach(), x.detach().flip(0)])
+    together = torch.func.vmap(bent, in_dims=(0, None))(stack, weight.detach())
+    for place, each in enumerate(stack):
+        torch.testing.assert_close(together[place], bent(each, weight.detach()))
+
+
+def test_images_need_no_slope_where_nobody_asks_for_it() -> None:
+    """It would be a product as large as the layer itself."""
+    weight = torch.randn(3, 1, 3, 3, requires_grad=True)
+    largest, _ = convolved(torch.randn(4, 1, 6, 6), weight, torch.full((4,), 0.25), None, pool=True)
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(largest.sum(), weight)
+    assert counter.get_total_flops() == 2 * 4 * 36 * 9 * 3
 
 
 def test_second_derivatives_of_a_stack_of_tasks() -> None:

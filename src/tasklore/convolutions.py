@@ -5,7 +5,9 @@ image weighs in a mean.
 """
 
 import contextlib
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +18,26 @@ from .derivatives import transformed
 __all__ = ["all_digits", "as_autocast", "convolved", "moments", "pooled", "scaled"]
 
 SMALL_PATCH = 32  # values under a window up to which their covariance is cheap
+CACHED = 2**20  # bytes of images that are gone through more than once, so that they stay in the caches
+
+Size: TypeAlias = Sequence[int]
+"""Height and width."""
 
 
 def convolved(
-    x: Tensor, weight: Tensor, share: Tensor, known: tuple[Tensor, Tensor] | None, stride: int = 1
+    x: Tensor,
+    weight: Tensor,
+    share: Tensor,
+    known: tuple[Tensor, Tensor] | None,
+    stride: int = 1,
+    *,
+    pool: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Convolve, without a bias, as normalisation removes it.
+    """Convolve, without a bias, as normalisation removes it; and take the largest of each 2×2, if wanted.
 
     Windows of few values, as a first layer has, become a product of two matrices; a pixel's channels then lie
-    side by side in memory, and do so in the layers above: pooling is ten times as fast so.
+    side by side in memory, and do so in the layers above: pooling is ten times as fast so. Its moments need
+    no product, so that this, the largest tensor of a network, is made and pooled a few images at a time.
 
     Parameters
     ----------
@@ -35,21 +48,28 @@ def convolved(
     known : tuple of Tensor, optional
         Mean and variance to normalise with, instead of the batch's own.
     stride : int
+    pool : bool
 
     Returns
     -------
     Tensor, shape (n, c, …, …)
     mean, variance : Tensor, shape (c,)
+        Of what was convolved, before it is pooled.
     """
     side = weight.shape[-1]
     if weight[0].numel() > SMALL_PATCH:
         x = F.conv2d(as_autocast(x), as_autocast(weight), stride=stride, padding=side // 2)
-        return x, known or moments(x, share)
+        known = known or moments(x, share)
+        return pooled(x) if pool else x, known
     size = [(n - 1) // stride + 1 for n in x.shape[-2:]]
     patches = F.unfold(x, side, padding=side // 2, stride=stride).transpose(1, 2)  # (n, positions, d)
     rows = weight.flatten(1).T.contiguous()  # (d, c); a transposed view is slow to differentiate
-    x = (patches @ rows).unflatten(1, size).permute(0, 3, 1, 2)
-    return x, known or _moments_of_patches(patches, share, weight)
+    known = known or _moments_of_patches(patches, share, weight)
+    if pool and not torch.compiler.is_compiling():
+        largest: Any = _PooledProduct.apply
+        return largest(as_autocast(patches), as_autocast(rows), size)[0], known
+    x = _as_images(patches @ rows, size)
+    return pooled(x) if pool else x, known
 
 
 def as_autocast(x: Tensor) -> Tensor:
@@ -92,9 +112,11 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         mean = torch.mv(x.mean((2, 3), dtype=share.dtype).T, share)  # (c,)
-        centred = x - mean.view(-1, 1, 1)
-        squares = (centred * centred).mean((2, 3), dtype=share.dtype)  # (n, c)
-        return mean, torch.mv(squares.T, share)
+        middle, squares = mean.view(-1, 1, 1), list[Tensor]()
+        for part in x.split(_at_once(x[0])):
+            centred = part - middle
+            squares.append((centred * centred).mean((2, 3), dtype=share.dtype))  # (n, c)
+        return mean, torch.mv(torch.cat(squares).T, share)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -151,18 +173,8 @@ class _Spread(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(slope: Tensor, places: Tensor, size: torch.Size, channels_last: bool) -> Tensor:
-        n, c = slope.shape[:2]
-        x = (
-            slope.new_empty(n, *size, c).permute(0, 3, 1, 2)
-            if channels_last
-            else slope.new_empty(n, c, *size)
-        )
-        given = slope, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places.long()
-        back: Any = torch.ops.aten.max_pool2d_with_indices_backward
-        if transformed():
-            return back(*given)
-        return back.grad_input(*given, grad_input=x)  # as only size and layout of x are asked for
+    def forward(slope: Tensor, places: Tensor, size: Size, channels_last: bool) -> Tensor:
+        return _spread(slope, places, size, channels_last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
@@ -172,6 +184,118 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         (places,) = ctx.saved_tensors
         return slopes[0].flatten(2).gather(2, places.flatten(2).long()).view(places.shape), None, None, None
+
+
+def _spread(slope: Tensor, places: Tensor, size: Size, channels_last: bool) -> Tensor:
+    n, c = slope.shape[:2]
+    x = slope.new_empty(n, *size, c).permute(0, 3, 1, 2) if channels_last else slope.new_empty(n, c, *size)
+    given = slope, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places.long()
+    back: Any = torch.ops.aten.max_pool2d_with_indices_backward
+    if transformed():
+        return back(*given)
+    return back.grad_input(*given, grad_input=x)  # as only size and layout of x are asked for
+
+
+class _PooledProduct(torch.autograd.Function):
+    """``pooled(patches @ rows)``, and the places of the largest: a few images at a time, there and back."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(patches: Tensor, rows: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        at_once = _at_once(rows[0], size)
+        each = [_Pooled.forward(_as_images(part @ rows, size)) for part in patches.split(at_once)]
+        largest, places = zip(*each, strict=True)
+        return torch.cat(largest), torch.cat(places)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs[:2], output[1])
+        ctx.size = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        patches, rows, places = ctx.saved_tensors
+        return *_back(ctx, patches, rows, places, slopes[0]), None
+
+
+class _Picked(torch.autograd.Function):
+    """``patches @ rows`` at the places of another product's largest."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(patches: Tensor, rows: Tensor, places: Tensor, size: Size) -> Tensor:
+        each = [
+            (part @ rows).gather(1, there.flatten(2).transpose(1, 2).long()).transpose(1, 2).view(there.shape)
+            for part, there in _together(_at_once(rows[0], size), patches, places)
+        ]
+        return torch.cat(each)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
+        ctx.save_for_backward(*inputs[:3])
+        ctx.size = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        return *_back(ctx, *ctx.saved_tensors, slopes[0]), None, None
+
+
+class _Put(torch.autograd.Function):
+    """``patches.T @ spread(slope)``, summed over images."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(patches: Tensor, slope: Tensor, places: Tensor, size: Size) -> Tensor:
+        total = patches.new_zeros(patches.shape[-1], slope.shape[1])
+        for part, each, there in _together(_at_once(slope[0, :, 0, 0], size), patches, slope, places):
+            spread = _spread(each, there, size, True).permute(0, 2, 3, 1)
+            total = total + part.flatten(0, 1).T @ spread.flatten(0, 2)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
+        ctx.save_for_backward(*inputs[:3])
+        ctx.size = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        patches, slope, places = ctx.saved_tensors
+        picked: Any = _Picked.apply
+        of_patches = _of_patches(slope, places, ctx.size, slopes[0]) if ctx.needs_input_grad[0] else None
+        return of_patches, picked(patches, slopes[0], places, ctx.size), None, None
+
+
+def _at_once(values: Tensor, size: Size = ()) -> int:
+    """Return of how many images such values, at each place, stay in the caches."""
+    return max(1, CACHED // (values.numel() * values.element_size() * math.prod(size)))
+
+
+def _together(at_once: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Go through tensors of as many images, so many at once."""
+    return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
+
+
+def _back(
+    ctx: Any, patches: Tensor, rows: Tensor, places: Tensor, slope: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Return the slopes with respect to patches, where they are needed, and to rows."""
+    put: Any = _Put.apply
+    of_patches = _of_patches(slope, places, ctx.size, rows) if ctx.needs_input_grad[0] else None
+    return of_patches, put(patches, slope, places, ctx.size)
+
+
+def _of_patches(slope: Tensor, places: Tensor, size: Size, rows: Tensor) -> Tensor:
+    spread: Any = _Spread.apply
+    return spread(slope, places, size, True).flatten(2).transpose(1, 2) @ rows.T
+
+
+def _as_images(x: Tensor, size: Size) -> Tensor:
+    """Return (n, positions, c) as (n, c, height, width)."""
+    return x.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 def _moments_of_patches(patches: Tensor, share: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,9 +35,13 @@ ABOUT_AS_FAST = 1.1
 
 MIB = 2**20
 
-HEAVY = 32 * MIB
+HEAVY = 24 * MIB
 """Bytes. Of what holds more, one task at a time is as fast on a CPU: its operations are long, so that there
 is little to gain from sharing what each of them costs anyway, and several tasks fall out of the caches."""
+
+LARGE = 256 * MIB
+"""Bytes. What holds more is not run in parts at the same time either: all threads share its operations well,
+and each part would hold as much again."""
 
 COMPILE_AFTER = 60.0
 """Seconds of meta-steps after which compiling is tried. It costs about ten: a run that ends right then has
@@ -122,7 +126,8 @@ def choose(
     alone : callable (plan)
         Runs it in this thread, whatever other places ``run`` uses.
     task : callable, optional
-        Runs one task of it; where that holds more than ``HEAVY``, several at once are not tried.
+        Runs one task of it; where that holds more than ``HEAVY``, several at once are not tried, and where
+        it holds more than ``LARGE``, several threads neither.
     vectorises : bool
         Whether several tasks can run at once in a thread.
     threads : int
@@ -163,8 +168,9 @@ def choose(
         tried.append(f"{taken:.3g} s with {at_once}" + (f" in each of {parts} threads" if parts > 1 else ""))
         return taken
 
-    if task is not None and most > 1 and (held := held_bytes(task)) > HEAVY:
-        most = 1
+    held = 0 if task is None or max(most, threads) == 1 else held_bytes(task)
+    if held > HEAVY:
+        most, threads = 1, 1 if held > LARGE else threads
         limits = f"; one task holds {_mib(held)}, too much for several at once to pay{limits}"
     at_once, parts = fastest(most, threads, seconds)
     at_once = within(at_once, parts)
@@ -337,7 +343,15 @@ def held_bytes(run: Callable[[], object]) -> int:
     return holding.most
 
 
-class _Counting(TorchDispatchMode):
+class _Light(TorchDispatchMode):
+    """A mode that does not have torch import its compiler, which takes two seconds and 60 MiB."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # torch asks; no compiled graph runs in these modes
+        return False
+
+
+class _Counting(_Light):
     """Counts operations."""
 
     def __init__(self) -> None:
@@ -351,7 +365,7 @@ class _Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Holding(TorchDispatchMode):
+class _Holding(_Light):
     """Sees every tensor that is made, and when its memory is given back."""
 
     def __init__(self) -> None:

@@ -238,11 +238,10 @@ class Conv4(Net):
             known = None
             if statistics is not None:
                 known = statistics[f"block{i}.mean"] * sign, statistics[f"block{i}.variance"]
-            x, (mean, variance) = convolved(x, weight, share, known, stride)
+            pool = smaller and self.halving == "pool"
+            x, (mean, variance) = convolved(x, weight, share, known, stride, pool=pool)
             used[f"block{i}.mean"], used[f"block{i}.variance"] = mean * sign, variance
-            if smaller and self.halving == "pool":
-                x = pooled(x)
-            factor = scale.abs() * torch.rsqrt(variance + EPS)
+            factor = scale * sign * torch.rsqrt(variance + EPS)
             offset = params[f"block{i}.shift"] - mean * factor
             x = scaled(x, factor, offset).relu()
         return with_head(x.flatten(1), params), used
