@@ -6,6 +6,7 @@ image weighs in a mean.
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -250,11 +251,12 @@ class _Put(torch.autograd.Function):
 
     @staticmethod
     def forward(patches: Tensor, slope: Tensor, places: Tensor, size: Size) -> Tensor:
-        total = patches.new_zeros(patches.shape[-1], slope.shape[1])
+        digits = torch.promote_types(patches.dtype, torch.float32)
+        total = patches.new_zeros(patches.shape[-1], slope.shape[1], dtype=digits)
         for part, each, there in _together(_at_once(slope[0, :, 0, 0], size), patches, slope, places):
             spread = _spread(each, there, size, True).permute(0, 2, 3, 1)
             total = total + part.flatten(0, 1).T @ spread.flatten(0, 2)
-        return total
+        return total.to(patches.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
@@ -270,8 +272,10 @@ class _Put(torch.autograd.Function):
 
 
 def _at_once(values: Tensor, size: Size = ()) -> int:
-    """Return of how many images such values, at each place, stay in the caches."""
-    return max(1, CACHED // (values.numel() * values.element_size() * math.prod(size)))
+    """Return of how many images such values, at each place, stay in a processor's caches; elsewhere, all."""
+    if values.device.type != "cpu":
+        return sys.maxsize
+    return max(1, CACHED // max(1, values.numel() * values.element_size() * math.prod(size)))
 
 
 def _together(at_once: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
