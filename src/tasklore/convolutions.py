@@ -241,7 +241,8 @@ class _Picked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        return *_back(ctx, *ctx.saved_tensors, slopes[0]), None, None
+        patches, rows, places = ctx.saved_tensors
+        return *_back(ctx, patches, rows, places, slopes[0]), None, None
 
 
 class _Put(torch.autograd.Function):
