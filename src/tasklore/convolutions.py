@@ -221,10 +221,19 @@ class _PooledProduct(torch.autograd.Function):
         return *_back(ctx, patches, rows, places, slopes[0]), None
 
 
-class _Picked(torch.autograd.Function):
-    """``patches @ rows`` at the places of another product's largest."""
+class _AtPlaces(torch.autograd.Function):
+    """A function of patches, of something else, of places and of a size."""
 
     generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
+        ctx.save_for_backward(*inputs[:3])
+        ctx.size = inputs[3]
+
+
+class _Picked(_AtPlaces):
+    """``patches @ rows`` at the places of another product's largest."""
 
     @staticmethod
     def forward(patches: Tensor, rows: Tensor, places: Tensor, size: Size) -> Tensor:
@@ -235,20 +244,13 @@ class _Picked(torch.autograd.Function):
         return torch.cat(each)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
-        ctx.save_for_backward(*inputs[:3])
-        ctx.size = inputs[3]
-
-    @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         patches, rows, places = ctx.saved_tensors
         return *_back(ctx, patches, rows, places, slopes[0]), None, None
 
 
-class _Put(torch.autograd.Function):
+class _Put(_AtPlaces):
     """``patches.T @ spread(slope)``, summed over images."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(patches: Tensor, slope: Tensor, places: Tensor, size: Size) -> Tensor:
@@ -258,11 +260,6 @@ class _Put(torch.autograd.Function):
             spread = _spread(each, there, size, True).permute(0, 2, 3, 1)
             total = total + part.flatten(0, 1).T @ spread.flatten(0, 2)
         return total.to(patches.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's
-        ctx.save_for_backward(*inputs[:3])
-        ctx.size = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
