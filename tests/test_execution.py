@@ -202,6 +202,9 @@ def test_tasks_that_hold_much_are_not_tried_several_at_once() -> None:
         tried.clear()
         choose(16, "auto", run, run, task=lambda n=n_bytes: torch.empty(n // 4), threads=2)
         assert {one.threads for one in tried} == threads
+    tried.clear()
+    choose(64, "auto", run, run, task=lambda: torch.zeros(HEAVY // 8), threads=2)
+    assert max(one.tasks_at_once for one in tried) == 2 * LARGE // HEAVY, "no more than hold so much together"
 
 
 def test_a_meta_step_needs_no_compiler() -> None:
@@ -211,15 +214,16 @@ import sys, torch
 from tasklore.execution import held_bytes
 from tasklore.learners.gradient import MAML
 from tasklore.metagrad import rule_for
-from tasklore.nets import Conv4, ResNet12
+from tasklore.nets import MLP, Conv4, ResNet12
 from tasklore.types import Batch, Context, Episode, TaskSpec
 
-spec, x, y = TaskSpec("classification", (1, 28, 28), 5), torch.rand(1, 5, 1, 28, 28), torch.arange(5)[None]
-batch, context = Batch(x, y, torch.ones(1, 5)), Context(spec, torch.arange(1), training=True)
-for net in (Conv4(8), Conv4(8, halving="stride"), ResNet12((4, 4, 4, 4))):
+spec, x, y = TaskSpec("classification", (1, 28, 28), 5), torch.rand(2, 5, 1, 28, 28), torch.arange(5)
+batch, context = Batch(x, y.repeat(2, 1), torch.ones(2, 5)), Context(spec, torch.arange(2), training=True)
+nets = Conv4(8), Conv4(8, halving="stride"), ResNet12((4, 4, 4, 4)), MLP((8,))
+for net, at_once in zip(nets, (1, 1, 1, 2)):
     learner = MAML(net, inner_steps=2)
     params = learner.init(spec, torch.Generator().manual_seed(0))
-    held_bytes(lambda: rule_for(learner, 1)(learner, params, Episode(batch, batch), context))
+    held_bytes(lambda: rule_for(learner, at_once)(learner, params, Episode(batch, batch), context))
 raise SystemExit("sympy" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
@@ -259,8 +263,36 @@ def test_slopes_from_the_tape_are_those_of_the_transform(watched: str) -> None:
     constant = slopes(function, at, other, x, again=False)["x"]
     assert not constant.requires_grad
     torch.testing.assert_close(constant, found["x"].detach())
-    rows = torch.func.vmap(lambda row: slopes(function, {"x": row}, other, row)["x"])(torch.eye(3))
-    torch.testing.assert_close(rows, 3 * torch.eye(3) * other)
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_slopes_of_stacked_tasks_are_those_of_each(shared: bool, again: bool) -> None:
+    """Of what all tasks share as well, which has a slope of its own in each."""
+    start, other = torch.randn(2, 3, requires_grad=True), torch.randn(3, requires_grad=True)
+    rows = torch.randn(4, 3)
+
+    def function(at: dict[str, Tensor], other: Tensor, row: Tensor) -> Tensor:
+        return ((at["x"] * row).sin() * other).sum() ** 2
+
+    def stepped(row: Tensor) -> Tensor:
+        at = {"x": start if shared else start * row.exp(), "unused": row}
+        for _ in range(2):
+            slope = slopes(function, at, other, row, again=again)
+            at = {name: tensor - 0.1 * slope[name] for name, tensor in at.items()}
+        return function(at, other, row)
+
+    stacked = torch.func.vmap(stepped)(rows)
+    each = torch.stack([stepped(row) for row in rows])
+    torch.testing.assert_close(stacked, each)
+    found, wanted = (torch.autograd.grad(losses.sum(), (start, other)) for losses in (stacked, each))
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(stepped)(rows), each.detach())
+    twice = torch.func.vmap(lambda row: torch.func.vmap(lambda scale: stepped(row * scale))(torch.ones(2)))(
+        rows
+    )
+    torch.testing.assert_close(twice, each.repeat(2, 1).T)
 
 
 def test_what_is_computed_again_can_be_vectorised_and_differentiated() -> None:

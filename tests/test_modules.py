@@ -459,7 +459,7 @@ class Computed(nn.Module):
         (nn.Sequential(nn.RReLU()), "calls rrelu, which draws"),
         (Randomly(lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.1)), "give it dropout_p=0"),
         (Randomly(lambda x: x + torch.rand_like(x)), "draws at random when it is called"),
-        (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), "changes its .*eval\\(\\)"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 400)), "changes its .*eval\\(\\)"),
         (nn.LSTM(4, 5), "made no tensor of 2 examples"),
         (nn.Flatten(0, 1), r"made a tensor of shape \(12, 4\) of 2 examples"),
         (nn.LazyLinear(4), "weight has no size before the module is called"),

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue] - as torch.func does
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .types import Params
@@ -23,8 +24,9 @@ def transformed() -> bool:
 def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool = True) -> Params:
     """Return the gradient of ``function(at, *given)`` with respect to ``at``.
 
-    Inside ``torch.func``'s transforms it is one of them. Elsewhere it is taken from the tape, which spends
-    less time on each small operation.
+    It is taken from the tape, which spends less time on each small operation than the transform, also where
+    tasks are vectorised: they do not depend on each other, so the slopes of the sum over tasks are those of
+    each task. In compiled graphs, and inside other transforms than one ``vmap``, it is ``torch.func.grad``.
 
     Parameters
     ----------
@@ -49,25 +51,77 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
     >>> slope.item(), torch.autograd.grad(slope, x)[0].item()
     (27.0, 18.0)
     """
-    if torch.compiler.is_compiling() or transformed():
+    stack = None if torch.compiler.is_compiling() else _Stack.here()
+    if stack is None:
         found: Params = torch.func.grad(function)(at, *given)
         return found if again else {name: slope.detach() for name, slope in found.items()}
     leaves: list[Any] = tree_leaves((at, given))
-    watched = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves)
+    watched = any(isinstance(leaf, Tensor) and stack.whole(leaf).requires_grad for leaf in leaves)
     again = again and torch.is_grad_enabled() and watched
     with torch.enable_grad():
         # A view is a tensor of its own: what else the function makes of the same tensor is no part of this.
-        here = {
-            name: tensor.view_as(tensor)
-            if again and tensor.requires_grad
-            else tensor.detach().requires_grad_()
-            for name, tensor in at.items()
-        }
-        value = function(here, *given)
-        if not here or not value.requires_grad:  # the tape has nothing to say
-            return {name: torch.zeros_like(tensor) for name, tensor in here.items()}
-        each = torch.autograd.grad(value, list(here.values()), create_graph=again, materialize_grads=True)
-    return dict(zip(here, each, strict=True))
+        wholes = [stack.whole(tensor, each=True) for tensor in at.values()]
+        wholes = [
+            whole.view_as(whole) if again and whole.requires_grad else stack.leaf(whole) for whole in wholes
+        ]
+        value = stack.whole(function(dict(zip(at, map(stack.part, wholes), strict=True)), *given))
+        if not at or not value.requires_grad:  # the tape has nothing to say
+            return {name: torch.zeros_like(tensor) for name, tensor in at.items()}
+        each = torch.autograd.grad(value.sum(), wholes, create_graph=again, materialize_grads=True)
+    return dict(zip(at, map(stack.part, each), strict=True))
+
+
+class _Stack:
+    """Tensors of one task, and those of all tasks that they are parts of."""
+
+    @classmethod
+    def here(cls) -> "_Stack | None":
+        """Return the one at hand; None inside transforms that are more than one ``vmap``."""
+        if not transformed():
+            return cls()
+        interpreters = functorch.get_interpreter_stack() or []
+        alone = len(interpreters) == 1 and interpreters[0].key() == functorch.TransformType.Vmap
+        return _Vectorised(interpreters[0]) if alone else None
+
+    def whole(self, tensor: Tensor, each: bool = False) -> Tensor:
+        """Return the tensor of all tasks, which comes first if there is an axis for them.
+
+        Parameters
+        ----------
+        tensor : Tensor
+        each : bool
+            Whether there must be one, as if each task had a tensor of its own.
+        """
+        return tensor
+
+    def part(self, whole: Tensor) -> Tensor:
+        """Return what is one task's, of a tensor with an axis for them."""
+        return whole
+
+    def leaf(self, whole: Tensor) -> Tensor:
+        """Return the same numbers, of which the tape knows nothing yet."""
+        return whole.detach().requires_grad_()
+
+
+class _Vectorised(_Stack):
+    def __init__(self, interpreter: Any) -> None:
+        self.level = interpreter.level()
+        self.n_tasks = functorch.CVmapInterpreterPtr(interpreter).batchSize()
+
+    def whole(self, tensor: Tensor, each: bool = False) -> Tensor:
+        if functorch.is_batchedtensor(tensor):
+            return functorch.get_unwrapped(tensor).movedim(functorch.maybe_get_bdim(tensor), 0)
+        return tensor.expand(self.n_tasks, *tensor.shape) if each else tensor
+
+    def part(self, whole: Tensor) -> Tensor:
+        return functorch._add_batch_dim(whole, 0, self.level)
+
+    def leaf(self, whole: Tensor) -> Tensor:
+        functorch.set_inplace_requires_grad_allowed(True)  # as torch.func.grad does
+        try:
+            return super().leaf(whole)
+        finally:
+            functorch.set_inplace_requires_grad_allowed(False)
 
 
 def recomputed(function: Callable[..., Tree], *given: Any) -> Tree:

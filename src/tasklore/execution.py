@@ -41,7 +41,7 @@ is little to gain from sharing what each of them costs anyway, and several tasks
 
 LARGE = 256 * MIB
 """Bytes. What holds more is not run in parts at the same time either: all threads share its operations well,
-and each part would hold as much again."""
+and each part would hold as much again. Nor are more tasks stacked than hold so much together."""
 
 COMPILE_AFTER = 60.0
 """Seconds of meta-steps after which compiling is tried. It costs about ten: a run that ends right then has
@@ -172,6 +172,7 @@ def choose(
     if held > HEAVY:
         most, threads = 1, 1 if held > LARGE else threads
         limits = f"; one task holds {_mib(held)}, too much for several at once to pay{limits}"
+    most = min(most, max(1, LARGE // max(1, held)))
     at_once, parts = fastest(most, threads, seconds)
     at_once = within(at_once, parts)
     chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
@@ -294,7 +295,7 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
         pass
     if parts < threads and size > 1:  # small tasks give a core enough to do only when they are stacked
         pays(min(size, -(-n_tasks // threads)), threads)
-    elif parts > 1 and 1 < n_tasks <= size * parts:  # all at once as it is: perhaps one thread does as well
+    elif parts > 1 and n_tasks > 1:  # operations on all tasks may be large enough to share the cores
         pays(n_tasks, 1)
     return size, parts
 
