@@ -169,11 +169,11 @@ def searching(problem: Problem, budget: Budget) -> Any:
 
 
 def test_the_first_model_reads_no_texts_and_few_categories() -> None:
-    one = searching(of_kinds(60, a=texts, b=texts), Budget(10.0))._first_model()
+    one = Blend.first(of_kinds(60, a=texts, b=texts), 0)
     assert [candidate.name for _, candidate, _ in one.members] == ["constant"]
     wide = {f"c{i}": levels for i in range(40)}
     problem = of_kinds(60, text=texts, **wide)
-    (_, candidate, (pipeline,)), _ = searching(problem, Budget(10.0))._first_model().members
+    (_, candidate, (pipeline,)), _ = Blend.first(problem, 0).members
     assert candidate.name == "first"
     ((_, _, columns),) = pipeline.named_steps["columns"].transformers
     assert columns == [f"c{i}" for i in range(20)]

@@ -95,6 +95,11 @@ class Problem:
         groups = None if self.groups is None else self.groups[which]
         return dataclasses.replace(self, table=table, y=self.y[which], weights=weights, groups=groups)
 
+    @property
+    def rowless(self) -> "Problem":
+        """What is left without rows: what a model's input and output mean."""
+        return self.rows(np.arange(0))
+
     def loss(self, which: np.ndarray, outputs: np.ndarray) -> float:
         """Return the loss of predictions for some rows, see :mod:`.losses`."""
         weights = None if self.weights is None else self.weights[which]

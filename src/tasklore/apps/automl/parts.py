@@ -51,7 +51,8 @@ def pipeline_of(blend: Blend, schema: Schema, kind: Kind, unsuited: Mapping[str,
             "numbers, texts, truth values or categories. Or save the model with save() instead"
         )
     parts = [
-        (candidate.name, candidate.build(schema, kind, 0, raw=True)) for _, candidate, _ in blend.members
+        (candidate.name, candidate.sized(fitted).build(schema, kind, 0, raw=True))
+        for _, candidate, fitted in blend.members
     ]
     if len(parts) == 1:
         return parts[0][1]

@@ -5,7 +5,7 @@ of it for the columns of a table. See :mod:`.space` for those that AutoML choose
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -148,6 +148,23 @@ class Candidate:
     def family(self) -> str:
         """The kind of model, whatever its settings."""
         return self.model
+
+    @property
+    def sizes_itself(self) -> bool:
+        """Whether it finds out on some rows how many trees it takes."""
+        return self.settings.get("early_stopping") is True
+
+    def sized(self, fitted: Sequence[Any]) -> "Candidate":
+        """Return it with as many trees as fitted pipelines of it found; itself if it does not look for it."""
+        if not self.sizes_itself or not fitted:
+            return self
+        count, found = (
+            ("n_estimators", "best_iteration_") if self.model == "lightgbm" else ("max_iter", "n_iter_")
+        )
+        n_trees = round(float(np.mean([getattr(pipeline[-1], found) for pipeline in fitted])))
+        return dataclasses.replace(
+            self, settings={**self.settings, count: max(1, n_trees), "early_stopping": False}
+        )
 
     def needs_tasklore(self, schema: Schema) -> bool:
         """Whether it needs a step of :mod:`tasklore.apps.automl.features` on such a table."""
@@ -397,14 +414,18 @@ def _forest(model: Callable[..., Any]) -> Factory:
     return lambda settings, random_state: model(**settings, random_state=random_state, n_jobs=1)
 
 
-def _lightgbm(name: str) -> Factory:
+def _lightgbm(kind: str) -> Factory:
     def make(settings: dict[str, Any], random_state: int) -> Any:
         try:
             import lightgbm
         except ImportError as error:
             raise MissingDependency("LightGBM is needed here: pip install 'tasklore[automl]'") from error
-        fixed = {"n_jobs": 1, "verbosity": -1, "deterministic": True, "force_row_wise": True}
-        return getattr(lightgbm, name)(**settings, **fixed, random_state=random_state)
+        given = {"n_jobs": 1, "verbosity": -1, "deterministic": True, "force_row_wise": True, **settings}
+        if given.pop("early_stopping", False):
+            from . import stopping
+
+            return getattr(stopping, f"Stopped{kind}")(**given, random_state=random_state)
+        return getattr(lightgbm, f"LGBM{kind}")(**given, random_state=random_state)
 
     return make
 
@@ -441,7 +462,7 @@ MODELS: Mapping[Kind, Mapping[str, Factory]] = {
         "forest": _forest(RandomForestClassifier),
         "extra-trees": _forest(ExtraTreesClassifier),
         "boosting": _seeded(HistGradientBoostingClassifier),
-        "lightgbm": _lightgbm("LGBMClassifier"),
+        "lightgbm": _lightgbm("Classifier"),
         "network": _network(MLPClassifier),
     },
     "regression": {
@@ -459,7 +480,7 @@ MODELS: Mapping[Kind, Mapping[str, Factory]] = {
         "forest": _forest(RandomForestRegressor),
         "extra-trees": _forest(ExtraTreesRegressor),
         "boosting": _seeded(HistGradientBoostingRegressor),
-        "lightgbm": _lightgbm("LGBMRegressor"),
+        "lightgbm": _lightgbm("Regressor"),
         "network": _network(MLPRegressor),
     },
 }

@@ -31,6 +31,7 @@ TRUSTED = frozenset(
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         *("sklearn.tree._tree.Tree", "tasklore.apps.automl.convolution.ConvolutionClassifier"),
         *(f"tasklore.apps.automl.features.{name}" for name in ("DateParts", "FrequencyEncoder", "OneText")),
+        *(f"tasklore.apps.automl.stopping.Stopped{kind}" for kind in ("Classifier", "Regressor")),
     }
 )
 """Types in a saved model that skops does not trust by itself; models are made of these and no others."""

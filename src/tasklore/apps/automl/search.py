@@ -22,8 +22,8 @@ from .descriptors import describe
 from .ensembles import select
 from .images import image_candidates
 from .losses import Metric, metric_for
-from .measuring import Measurement, Problem, fit_quietly, folds_of, measure, outputs_of
-from .pipelines import Candidate, Features
+from .measuring import Measurement, Problem, folds_of, measure
+from .pipelines import Candidate
 from .prior import TablePrior
 from .space import candidates
 from .trials import Blend, Budget, Design, Found, Trial, growth
@@ -35,6 +35,7 @@ __all__ = ["search"]
 N_COSTED = 6  # candidates whose cost decides on how many rows and folds the search can be
 SHARE = 0.4  # of the budget that they may take
 VARY_AFTER, VARY_EVERY, N_PARENTS = 50, 8, 4  # trials before settings are varied, and again; of how many
+VARY_SOONER = 12  # where past tables say less
 GENERATION = 4  # in reproducible runs, trials that are chosen together
 HOPELESS = 0.6  # of what separates the best from the trivial: a candidate farther behind is given up
 LEAST_MARGIN = 0.25  # of the trivial loss: what separates them is taken to be at least this
@@ -51,12 +52,8 @@ LONGEST_TRIAL, NEVER = 600.0, 1e6  # seconds, whatever the budget; and where mea
 N_NEAREST = 20  # candidates that a blend may be made of
 LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
-QUICK_CELLS = 250_000  # numbers that the first model sees: a tree fits so many in 0.2 s
-QUICK_KINDS = ("boolean", "category", "date")  # of columns that it sees besides, the first of them
-QUICK_OTHERS, OTHER_CELLS = 20, 5  # so many at most, each of which takes as long as so many of numbers
 DESCRIBED_ROWS = 3000
 BEYOND_PAST = 1.5  # times these: past tables say less about larger ones
-CONSTANT = Candidate("constant", "constant", {}, Features())
 
 
 def search(
@@ -107,13 +104,17 @@ class _Search:
         with lent(self.budget.n_jobs, self.budget.memory) as workers:
             for worker in workers:
                 worker.start()
-            first = self._first_model()
-            first_model = self._elapsed()
             seed = self.budget.random_state
+            first = Blend.first(self.problem, seed)
+            first_model = self._elapsed()
             sample = self.problem.sample(DESCRIBED_ROWS, seed)
             self.reading = sample.seconds_to_read
             self.described = describe(sample.table, sample.y, sample.kind, sample.schema, seed)
             space = {**candidates(self.problem.kind), **image_candidates(self.problem)}
+            sized = [name for name, one in space.items() if one.sizes_itself and self._larger]
+            unmeasured = [name for name in sized if name not in self.prior.candidates]
+            self.variations = Variations(self.prior, space, self.problem.suits, seed, unmeasured)
+            self.prior = self.variations.offer((), (), 0)
             self.suited = {
                 name: space[name]
                 for name in self.prior.candidates
@@ -126,8 +127,7 @@ class _Search:
             self.distinct = set(alike.values()) - {"constant"}
             self.named = frozenset(self.distinct)
             self.expected = self._expected()
-            self.variations = Variations(self.prior, space, self.problem.suits, seed)
-            self.vary_at = VARY_AFTER
+            self.vary_at = VARY_SOONER if self._larger else VARY_AFTER
             self.first = [name for name in self.prior.portfolio if name in self.distinct][:N_COSTED]
             self.levels = self._levels()
             reason = self._try_candidates(workers)
@@ -165,6 +165,11 @@ class _Search:
                 best[trial.level] = min(best.get(trial.level, math.inf), share)
         return min(sorted(best, reverse=True), key=best.__getitem__, default=0)
 
+    @property
+    def _larger(self) -> bool:
+        """Whether past tables had fewer rows, so that they say less about models whose size is given."""
+        return len(self.problem.y) > BEYOND_PAST * DESCRIBED_ROWS
+
     def _elapsed(self) -> float:
         return time.monotonic() - self.started
 
@@ -174,33 +179,6 @@ class _Search:
             return math.inf
         kept = min(1.0, 0.05 * self.budget.seconds)
         return self.budget.seconds - kept - self._elapsed()
-
-    def _first_model(self) -> Blend:
-        """Fit a small tree, so that there is something whatever happens."""
-        seen = [column for column in self.problem.schema.columns if column.kind == "number"]
-        seen += [column for column in self.problem.schema.columns if column.kind in QUICK_KINDS][
-            :QUICK_OTHERS
-        ]
-        n_others = sum(column.kind != "number" for column in seen)
-        cells = max(1, len(seen) + (OTHER_CELLS - 1) * n_others)
-        few = self.problem.sample(max(200, QUICK_CELLS // cells), self.budget.random_state)
-        if seen:
-            few = dataclasses.replace(few, schema=dataclasses.replace(few.schema, columns=tuple(seen)))
-        leaf = max(5, len(few.y) // 50)
-        quick = Candidate("first", "tree", {"max_depth": 6, "min_samples_leaf": leaf}, Features())
-        rowless = self._rowless()
-        always = fit_quietly(CONSTANT, few)
-        if not seen:
-            return Blend(rowless, ((1.0, CONSTANT, (always,)),))
-        try:
-            pipeline = fit_quietly(quick, few, self.budget.random_state)
-            outputs_of(pipeline, few.table.iloc[:1], few)
-        except (ValueError, ArithmeticError, MemoryError, TypeError):
-            return Blend(rowless, ((1.0, CONSTANT, (always,)),))
-        return Blend(rowless, ((0.8, quick, (pipeline,)), (0.2, CONSTANT, (always,))))
-
-    def _rowless(self) -> Problem:
-        return self.problem.rows(np.arange(0))
 
     def _levels(self) -> list[Design]:
         """Return on what to try candidates, from few rows to all."""
@@ -216,7 +194,7 @@ class _Search:
             cost = sum(costed) * max(1.0, rows / min(n, DESCRIBED_ROWS))
             if affordable / cost >= 2 or rows <= FEWEST_ROWS:
                 break
-            rows = max(FEWEST_ROWS, rows // STEP_UP)
+            rows = max(FEWEST_ROWS, math.ceil(rows / STEP_UP))
         fits = affordable / cost
         if rows < 500 and fits >= 10:
             design = self._design(rows, 5, 2)
@@ -341,6 +319,11 @@ class _Search:
         loaded: dict[Worker, int],
     ) -> Measurement:
         design = self.levels[level]
+        if not design.judges:  # how many trees it takes is known, so all rows can be fitted to
+            below = [
+                one for one in self.trials if (one.candidate.name, one.level) == (candidate.name, level - 1)
+            ]
+            candidate = candidate.sized(below[0].measured.models if below else ())
         if loaded.get(worker) != level:
             worker.load(design.problem, design.folds)
             loaded[worker] = level
@@ -453,9 +436,8 @@ class _Search:
     def _of_this_turn(self, fits: dict[str, float]) -> dict[str, float]:
         """Return from which of the candidates the next one is chosen."""
         turn = len(self.taken)
-        if turn % 3 == 2 and self.levels[0].n_rows > BEYOND_PAST * DESCRIBED_ROWS:
-            # Past tables were smaller, and so are the models that did well there; these find their size.
-            sized = [name for name in fits if self.suited[name].settings.get("early_stopping") is True]
+        if turn % 3 == 2 and self._larger:
+            sized = [name for name in fits if self.suited[name].sizes_itself]
             if sized:
                 return {name: fits[name] for name in sized}
         varied = {name: seconds for name, seconds in fits.items() if name not in self.named}
@@ -488,7 +470,8 @@ class _Search:
             return None
         tried = self._tried()
         likeness = self.prior.likeness(tried, self.described)
-        return self.prior.most_promising(tried, likeness, dict.fromkeys(rest, 1.0)), 0
+        turn = self._of_this_turn(dict.fromkeys(rest, 1.0))
+        return self.prior.most_promising(tried, likeness, turn), 0
 
     def _next_upward(self, now: bool = False) -> tuple[str, int] | None:
         """Return one of the best candidates of a level for the one above it, if it is time or must be now."""
@@ -545,7 +528,7 @@ class _Search:
         loss = design.problem.loss(judged, mixed)
         if self.metric.is_default and loss > design.trivial:
             # Nothing that was tried can tell anything; predicting always the same is better then.
-            return Blend(self._rowless(), ((1.0, CONSTANT, (fit_quietly(CONSTANT, design.problem),)),)), loss
+            return Blend.constant(design.problem), loss
         if self.problem.kind == "classification" or self.metric.is_default:
             calibration = calibrated(mixed, y, self.problem.kind, row_weights)
             loss = design.problem.loss(judged, calibration(mixed))
@@ -554,7 +537,7 @@ class _Search:
             for weight, trial in zip(weights, whole, strict=True)
             if weight > 0
         ]
-        return Blend(self._rowless(), tuple(members), calibration), loss
+        return Blend(self.problem.rowless, tuple(members), calibration), loss
 
     def _models(self, trial: Trial) -> tuple[Any, ...]:
         """Return the models of a member: that of all rows counts as much as those of the folds together."""

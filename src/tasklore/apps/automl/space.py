@@ -148,6 +148,13 @@ def _add_boosting(add: Add, kind: Kind) -> None:
     }
     for name, (settings, features) in variants.items():
         add(f"lightgbm{name}", "lightgbm", settings, features)
+    stopped = {"early_stopping": True, "n_estimators": 4000, "learning_rate": 0.06}
+    for name, settings in {
+        "": {},
+        "-wide": {"num_leaves": 63, "colsample_bytree": 0.5},
+        "-random": {"extra_trees": True, "num_leaves": 63, "learning_rate": 0.1},
+    }.items():
+        add(f"lightgbm-stopped{name}", "lightgbm", stopped | settings, rarest=5)
     if kind == "regression":
         add("lightgbm-robust", "lightgbm", {**cautious, "objective": "huber"}, target="standard")
         add("lightgbm-log-target", "lightgbm", cautious, target="logarithm")

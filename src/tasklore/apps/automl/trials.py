@@ -12,10 +12,15 @@ from ...errors import InvalidSetting
 from .calibrating import Calibration
 from .losses import Metric
 from .measuring import Folds, Measurement, Problem, fit_quietly, outputs_of
-from .pipelines import Candidate
+from .pipelines import Candidate, Features
 from .tables import Table
 
 __all__ = ["Blend", "Budget", "Design", "Found", "Trial", "growth"]
+
+QUICK_CELLS = 250_000  # numbers that the first model sees: a tree fits so many in 0.2 s
+QUICK_KINDS = ("boolean", "category", "date")  # of columns that it sees besides, the first of them
+QUICK_OTHERS, OTHER_CELLS = 20, 5  # so many at most, each of which takes as long as so many of numbers
+CONSTANT = Candidate("constant", "constant", {}, Features())
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,36 @@ class Blend:
     problem: Problem
     members: tuple[tuple[float, Candidate, tuple[Any, ...]], ...]
     calibration: Calibration = field(default_factory=Calibration)
+
+    @classmethod
+    def constant(cls, problem: Problem) -> "Blend":
+        """Return what predicts always the same."""
+        return cls(problem.rowless, ((1.0, CONSTANT, (fit_quietly(CONSTANT, problem),)),))
+
+    @classmethod
+    def first(cls, problem: Problem, random_state: int) -> "Blend":
+        """Return a small tree, fitted to some rows, so that there is something whatever happens."""
+        seen = [column for column in problem.schema.columns if column.kind == "number"]
+        seen += [column for column in problem.schema.columns if column.kind in QUICK_KINDS][:QUICK_OTHERS]
+        n_others = sum(column.kind != "number" for column in seen)
+        cells = max(1, len(seen) + (OTHER_CELLS - 1) * n_others)
+        few = problem.sample(max(200, QUICK_CELLS // cells), random_state)
+        if seen:
+            few = dataclasses.replace(few, schema=dataclasses.replace(few.schema, columns=tuple(seen)))
+        always = cls.constant(few)
+        always = dataclasses.replace(always, problem=problem.rowless)
+        if not seen:
+            return always
+        leaf = max(5, len(few.y) // 50)
+        quick = Candidate("first", "tree", {"max_depth": 6, "min_samples_leaf": leaf}, Features())
+        try:
+            pipeline = fit_quietly(quick, few, random_state)
+            outputs_of(pipeline, few.table.iloc[:1], few)
+        except (ValueError, ArithmeticError, MemoryError, TypeError):
+            return always
+        ((_, *constant),) = always.members
+        members: Any = (0.8, quick, (pipeline,)), (0.2, *constant)
+        return dataclasses.replace(always, members=members)
 
     def outputs(self, table: Table) -> np.ndarray:
         """Return probabilities or values, float64, shape (n, n_outputs)."""

@@ -101,6 +101,7 @@ PER_PARENT = 6
 STEP = 0.12  # of a range: how far a setting is usually moved
 SCALES = tuple(product((0.15, 0.3, 0.6, 1.2), (0.5, 1.0, 2.0)))  # of settings, and of a difference in words
 NOISE = 0.02
+TYPICAL = 400.0  # trees of a candidate that finds out how many it takes
 WORD = 0.3  # where a setting that is given as a word ("sqrt") is taken to lie
 
 
@@ -109,7 +110,7 @@ def varied(base: Candidate, rng: np.random.Generator) -> Candidate | None:
     ranges = {
         key: limits
         for key, limits in RANGES.get(base.model, {}).items()
-        if not isinstance(base.settings.get(key, 0.0), str)
+        if not isinstance(base.settings.get(key, 0.0), str) and not (limits.work and base.sizes_itself)
     }
     if not ranges:
         return None
@@ -136,18 +137,29 @@ class Variations:
     suits : callable
         Whether a table is small enough for a candidate.
     seed : int
+    unmeasured : sequence of str
+        Named ones that past tables say nothing of, and that are offered all the same.
     """
 
     def __init__(
-        self, prior: TablePrior, space: Mapping[str, Candidate], suits: Callable[[Candidate], bool], seed: int
+        self,
+        prior: TablePrior,
+        space: Mapping[str, Candidate],
+        suits: Callable[[Candidate], bool],
+        seed: int,
+        unmeasured: Sequence[str] = (),
     ) -> None:
         self.named, self.space, self.suits, self.seed = prior, space, suits, seed
+        models = {space[name].model for name in prior.candidates if name in space}
+        known = (name for name in unmeasured if space[name].model in models and suits(space[name]))
+        self.unmeasured = {name: space[name] for name in known}
         self.offered: dict[str, Candidate] = {}
 
     def offer(self, best: Sequence[Candidate], tried: Container[str], turn: int) -> TablePrior:
         """Replace those that were not tried by new ones near the best, and return what is foreseen of all."""
         rng = np.random.default_rng([self.seed, turn])
-        self.offered = {name: one for name, one in self.offered.items() if name in tried}
+        varied_before = {name: one for name, one in self.offered.items() if name in tried}
+        self.offered = self.unmeasured | varied_before
         for parent in (*best,) * PER_PARENT:
             candidate = varied(parent, rng)
             if candidate is not None and self.suits(candidate):
@@ -257,5 +269,5 @@ def _work(candidate: Candidate) -> float:
     found = 1.0
     for key, limits in RANGES.get(candidate.model, {}).items():
         if limits.work:
-            found *= float(candidate.settings.get(key, limits.default))
+            found *= TYPICAL if candidate.sizes_itself else float(candidate.settings.get(key, limits.default))
     return found
