@@ -223,7 +223,8 @@ def main() -> None:
     )
     parser.add_argument("manifest", type=Path, help="list of tables")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds")
-    parser.add_argument("--tables", type=int, default=N_TABLES)
+    parser.add_argument("--tables", type=int, default=N_TABLES, help="0 for every one, relatives too")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of these, by name")
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=HERE / "results", help="where the results lie")
@@ -231,7 +232,11 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="print the losses on every table as well")
     arguments = parser.parse_args()
     console = Console(width=130)
-    tables = drawn(read_manifest(arguments.manifest), arguments.tables, arguments.seed)
+    tables = read_manifest(arguments.manifest)
+    if arguments.tables:
+        tables = drawn(tables, arguments.tables, arguments.seed)
+    if arguments.only:
+        tables = [dataset for dataset in tables if dataset.name in arguments.only]
     wanted = {(dataset.name, system) for dataset in tables for system in arguments.systems}
     done = Results(arguments.folder / f"automl-{arguments.budget:g}s.jsonl")
     if arguments.anew:
