@@ -143,6 +143,44 @@ def test_the_portfolio_is_built_again_without_a_family() -> None:
     assert few.without({"two", "three"}).portfolio[0] == "a"
 
 
+def test_what_a_store_does_not_tell_is_not_bad() -> None:
+    """By hand: on a table of one's own a was tried, and b, which was better; c was not, d nowhere."""
+    shipped = TablePrior.shipped("regression")
+    losses = np.array([[0.8, 0.6, 0.4, np.nan], [0.5, 0.3, np.nan, np.nan]], np.float32)
+    few = dataclasses.replace(
+        shipped,
+        portfolio=(),
+        candidates=("a", "b", "c", "d"),
+        tasks=("past", "own"),
+        families=("past", "own"),
+        losses=losses,
+        seconds=np.full((2, 4), 0.1, np.float32),
+        descriptors=shipped.descriptors[:2],
+    )
+    alike = np.ones(2)
+    failed = few.improvement(["a"], alike)
+    assert failed == pytest.approx([0.0, (0.2 / 0.6 + 0.2 / 0.7) / 2, 0.4 / 0.6 / 2, 0.0])
+    unknown = dataclasses.replace(few, sampled=np.array([False, True])).improvement(["a"], alike)
+    assert unknown == pytest.approx([0.0, (0.2 / 0.6 + 0.2 / 0.7) / 2, 0.4 / 0.6, 0.0])
+    of_others = dataclasses.replace(few, sampled=np.array([False, True])).improvement(["c"], alike)
+    assert of_others == pytest.approx([0.0, 0.0, 0.0, 0.0]), "nothing tried is known of one's own"
+
+
+def test_what_is_under_way_counts_as_tried_but_not_as_alike() -> None:
+    prior = TablePrior.shipped("classification")
+    described = {
+        name: float(value) for name, value in zip(NAMES["classification"], prior.descriptors[0], strict=True)
+    }
+    known = {"tree-3": 0.5, "logistic-1": 0.3}
+    pending = known | {"forest": float("nan")}
+    np.testing.assert_array_equal(prior.likeness(known, described), prior.likeness(pending, described))
+    weights = prior.likeness(known, described)
+    gains = prior.improvement(pending, weights)
+    assert gains[prior.candidates.index("forest")] == 0.0
+    near = prior.candidates.index("forest-many")
+    assert gains[near] < prior.improvement(known, weights)[near]
+
+
 def test_no_experience_is_an_error() -> None:
     with pytest.raises(InvalidData, match="tasklore collect"):
         TablePrior.learn([])

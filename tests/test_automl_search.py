@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from automl_cases import quick_prior
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_iris
 
 import tasklore.apps.automl.search as search_module
-from tasklore import AutoRegressor
+from tasklore import AutoClassifier, AutoRegressor
 from tasklore.apps.automl.losses import metric_for
 from tasklore.apps.automl.measuring import (
     Measurement,
@@ -236,3 +236,18 @@ def test_a_row_unlike_all_others_spoils_no_prediction(tmp_path: Path) -> None:
     write(tmp_path / "model.skops", {"pipeline": pipeline})
     again = open_saved(tmp_path / "model.skops")["pipeline"]
     np.testing.assert_array_equal(outputs_of(again, rows, problem), found)
+
+
+def test_a_run_with_a_store_repeats_itself(tmp_path: Path) -> None:
+    """On what the store knew when it began, however many processes there are."""
+    x, y = load_iris(return_X_y=True)
+    store = tmp_path / "lore.db"
+    AutoClassifier(store=store, max_evaluations=6, random_state=0).fit(x[::2], y[::2])
+    boards = [
+        AutoClassifier(store=store, max_evaluations=6, random_state=0, remember=False, n_jobs=n_jobs)
+        .fit(x, y)
+        .leaderboard_
+        for n_jobs in (1, 2)
+    ]
+    assert list(boards[0]["candidate"]) == list(boards[1]["candidate"])
+    np.testing.assert_array_equal(boards[0]["score"], boards[1]["score"])

@@ -9,6 +9,7 @@ import pytest
 from sklearn.base import clone
 
 from tasklore import AutoClassifier, AutoRegressor
+from tasklore.apps.automl.measuring import Problem, fit_quietly
 from tasklore.apps.automl.pipelines import Kind
 from tasklore.apps.automl.prior import TablePrior
 from tasklore.apps.automl.space import candidates
@@ -60,7 +61,7 @@ def test_it_is_saved_and_becomes_plain_lightgbm(kind: Kind, tmp_path: Path) -> N
     model: Any = face(max_evaluations=1).fit(X[:300], y[:300])
     chosen = candidates(kind)["lightgbm-stopped"]
     model._blend = Blend(model._blend.problem, ((1.0, chosen, ()),))
-    model.refit(X, y)
+    model._blend = model._blend.refitted(Problem.of(X, y, kind), 0)
     model.save(tmp_path / "model.skops")
     again = face.load(tmp_path / "model.skops")
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
@@ -68,6 +69,25 @@ def test_it_is_saved_and_becomes_plain_lightgbm(kind: Kind, tmp_path: Path) -> N
     plain = again.to_pipeline()[-1]
     assert type(plain) in (lightgbm.LGBMClassifier, lightgbm.LGBMRegressor)
     assert plain.n_estimators == found
+
+
+@pytest.mark.parametrize("refitted", [1, 3])
+def test_models_of_all_rows_tell_how_many_trees_they_have(refitted: int) -> None:
+    """They were told, so nothing was left for LightGBM to find."""
+    chosen = candidates("regression")["lightgbm-stopped"]
+    problem = Problem.of(X, VALUES, "regression")
+    fold = fit_quietly(chosen, problem.rows(np.arange(4000)))
+    found = fold[-1].best_iteration_
+    whole = fit_quietly(chosen.sized((fold,)), problem)
+    assert type(whole[-1]) is lightgbm.LGBMRegressor
+    assert whole[-1].n_iter_ == found
+    assert chosen.sized((fold,) * (refitted == 3) + (whole,) * refitted).settings["n_estimators"] == found
+    blend = Blend(problem, ((1.0, chosen, (whole,)),)).refitted(problem, 0)
+    assert blend.members[0][2][0][-1].n_iter_ == found
+    mine = candidates("regression")["boosting-stopped"]
+    other = fit_quietly(mine, problem)
+    assert mine.sized((other,)).settings["max_iter"] == other[-1].n_iter_
+    assert candidates("regression")["ridge-1"].sized((other,)) == candidates("regression")["ridge-1"]
 
 
 def test_only_larger_tables_than_past_ones_are_offered_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,34 @@ def test_tasks_that_hold_much_are_not_tried_several_at_once() -> None:
         assert {one.threads for one in tried} == threads
     tried.clear()
     choose(64, "auto", run, run, task=lambda: torch.zeros(HEAVY // 8), threads=2)
-    assert max(one.tasks_at_once for one in tried) == 2 * LARGE // HEAVY, "no more than hold so much together"
+    assert max(one.tasks_at_once for one in tried) <= 2 * LARGE // HEAVY, "no more than hold so much together"
+
+
+def test_what_does_not_fit_into_a_device_is_not_chosen() -> None:
+    def run(plan: Plan) -> None:
+        if plan.tasks_at_once > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        time.sleep(0.02 / plan.tasks_at_once)
+
+    plan = choose(64, "auto", run, run, compiles=True)
+    assert plan.tasks_at_once == 4
+    assert "no memory for 8" in plan.why
+
+    def never(plan: Plan) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        choose(64, "auto", never, never)
+
+
+def test_tasks_that_do_not_fit_together_are_not_compiled_together() -> None:
+    def run(plan: Plan) -> None:
+        time.sleep(0.01 / plan.tasks_at_once)
+
+    for n_tasks, settled in ((8, False), (64, True)):
+        plan = choose(n_tasks, "auto", run, run, task=lambda: torch.zeros(HEAVY // 8), compiles=True)
+        assert plan.tasks_at_once > 1
+        assert plan.settled is settled
 
 
 def test_a_meta_step_needs_no_compiler() -> None:
@@ -263,6 +291,16 @@ def test_slopes_from_the_tape_are_those_of_the_transform(watched: str) -> None:
     constant = slopes(function, at, other, x, again=False)["x"]
     assert not constant.requires_grad
     torch.testing.assert_close(constant, found["x"].detach())
+
+
+def test_there_are_no_slopes_in_inference_mode() -> None:
+    """torch would say zero, and a learner that takes steps would silently stay where it starts."""
+    x = torch.randn(3)
+    with torch.inference_mode(), pytest.raises(InvalidSetting, match=r"use torch\.no_grad\(\) there instead"):
+        slopes(lambda at: (at["x"] ** 2).sum(), {"x": x})
+    with torch.no_grad():
+        torch.testing.assert_close(slopes(lambda at: (at["x"] ** 2).sum(), {"x": x})["x"], 2 * x)
+        list(fit(MAML(MLP((4,))), SinusoidSource(), TrainSettings(steps=1, n_tasks=2, n_validation=2)))
 
 
 @pytest.mark.parametrize("again", [True, False])

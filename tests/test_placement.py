@@ -1,5 +1,6 @@
 """Where tensors lie and how precisely nets compute."""
 
+import dataclasses
 from typing import Any, cast
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasklore.errors import InvalidSetting
+from tasklore.execution import Plan
 from tasklore.learners.closed_form import LogisticHead, RidgeHead, SVMHead
 from tasklore.learners.gradient import ANIL, BOIL, MAML, ImplicitMAML, MetaSGD
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
@@ -118,6 +120,7 @@ def test_a_state_moves_whole_and_shares_what_it_shared() -> None:
     moved = state.on(META)
     assert moved.device == META
     assert moved.average is moved.params is moved.best
+    assert dataclasses.replace(state, plan=Plan(4)).on(META).plan is None, "measured elsewhere"
     assert all(tensor.device == META for tensor in moved.moments.values())
 
 

@@ -24,6 +24,7 @@ from .experiment import Experiment, Row, Trained, baselines, meta_train, tuned
 from .learners.base import Learner
 from .loop import Stop, Watch
 from .nets import Net, check_net, default_net
+from .placement import device_for, placed
 from .registry import learners, nets, sources
 from .scores import Score
 from .tasks.source import Collection, Splits, TaskSource
@@ -400,7 +401,7 @@ def _test(
 ) -> Evaluation:
     return evaluate(
         learner,
-        params,
+        placed(params, device_for(contest.train.device)),
         source,
         method=method,
         trained=trained,

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue] - as torch.func does
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from .errors import InvalidSetting
 from .types import Params
 
 __all__ = ["recomputed", "slopes", "transformed"]
@@ -44,6 +45,11 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
     Params
         As ``at``; zero where the function does not depend on a tensor.
 
+    Raises
+    ------
+    InvalidSetting
+        Inside ``torch.inference_mode()``.
+
     Examples
     --------
     >>> x = torch.tensor(3.0, requires_grad=True)
@@ -51,6 +57,11 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
     >>> slope.item(), torch.autograd.grad(slope, x)[0].item()
     (27.0, 18.0)
     """
+    if torch.is_inference_mode_enabled():
+        raise InvalidSetting(
+            "inner gradient steps are asked for inside torch.inference_mode(), where there are no gradients; "
+            "use torch.no_grad() there instead"
+        )
     stack = None if torch.compiler.is_compiling() else _Stack.here()
     if stack is None:
         found: Params = torch.func.grad(function)(at, *given)

@@ -7,12 +7,14 @@ when a run has lasted so long that compiling it would have paid; what was chosen
 import contextlib
 import ctypes
 import dataclasses
+import math
 import time
 import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -161,9 +163,16 @@ def choose(
         at_once = within(at_once, parts)
         plan = Plan(at_once, parts, recompute)
         _give_back()  # what another way to run needed
-        run(plan)  # the first run pays for warming up
-        started = time.perf_counter()
-        run(plan)
+        try:
+            run(plan)  # the first run pays for warming up
+            started = time.perf_counter()
+            run(plan)
+        except torch.OutOfMemoryError:
+            if at_once == 1:
+                raise
+            tried.append(f"no memory for {at_once}")
+            torch.cuda.empty_cache()
+            return math.inf
         taken = time.perf_counter() - started
         tried.append(f"{taken:.3g} s with {at_once}" + (f" in each of {parts} threads" if parts > 1 else ""))
         return taken
@@ -177,7 +186,8 @@ def choose(
     at_once = within(at_once, parts)
     chosen = f"{_tasks(at_once)} at once" + (f" in each of {parts} threads" if parts > 1 else "")
     why = f"{chosen}: a step took {', '.join(tried)}{limits}"
-    return Plan(at_once, parts, recompute, why, settled=at_once == 1 or not compiles)
+    # A compiled step has all tasks at once.
+    return Plan(at_once, parts, recompute, why, settled=at_once == 1 or most < n_tasks or not compiles)
 
 
 def compiled_if_faster(plan: Plan, run: Callable[[Plan], object], alone: Callable[[], object]) -> Plan:
@@ -264,7 +274,8 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
     """Return how many tasks to run at once in a thread, and in how many threads.
 
     Memory grows with both, so each enlargement is tried only while the last one paid: threads first, which
-    gain most for what they hold where a task has work for a core, then more tasks at once.
+    gain most for what they hold where a task has work for a core, then more tasks at once. Where threads
+    paid, one thread on all tasks is tried last: its operations may be large enough to share the cores.
 
     Parameters
     ----------
@@ -295,7 +306,7 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
         pass
     if parts < threads and size > 1:  # small tasks give a core enough to do only when they are stacked
         pays(min(size, -(-n_tasks // threads)), threads)
-    elif parts > 1 and n_tasks > 1:  # operations on all tasks may be large enough to share the cores
+    elif parts > 1 and n_tasks > 1:
         pays(n_tasks, 1)
     return size, parts
 

@@ -125,7 +125,8 @@ class Backprop(Rule):
                 slopes, each = torch.func.grad(summed, has_aux=True)(params)
             else:
                 leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
-                loss, each = summed(leaves)
+                with torch.enable_grad():
+                    loss, each = summed(leaves)
                 found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
                 slopes = dict(zip(leaves, found, strict=True))
             total = _add(total, slopes)

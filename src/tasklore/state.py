@@ -81,13 +81,18 @@ class MetaState:
         return device_of(self.params)
 
     def on(self, device: torch.device) -> "MetaState":
-        """Return the state with its tensors on a device; what they share, they share there too."""
+        """Return the state with its tensors on a device; what they share, they share there too.
+
+        How to run there is measured again.
+        """
         if device == self.device:
             return self
         groups = (self.params, self.moments, self.average, self.best)
         moved = {id(group): placed(group, device) for group in groups}
         params, moments, average, best = (moved[id(group)] for group in groups)
-        return dataclasses.replace(self, params=params, moments=moments, average=average, best=best)
+        return dataclasses.replace(
+            self, params=params, moments=moments, average=average, best=best, plan=None
+        )
 
     @property
     def best_score(self) -> Score | None:

@@ -29,6 +29,7 @@ __all__ = ["check_learner", "toy_source"]
 
 N_TASKS = 4
 TOLERANCE = 1e-4
+SLOPE_TOLERANCE = 1e-2  # of the largest: single precision, through several inner steps
 
 
 def toy_source(learner: Learner) -> TaskSource:
@@ -169,6 +170,21 @@ def vectorised_equals_one_by_one(bench: _Bench) -> None:
             f"vectorised answers differ by {float((together - alone).abs().max()):.1e} from those one by one",
             "use only operations that torch.func.vmap supports, or set the tag vectorises=False",
         )
+    if bench.learner.tags.starts_from != "tasks":
+        return
+    context = Context(bench.spec, bench.keys, training=True)
+    totals = [
+        rule_for(bench.learner, size)(bench.learner, bench.params, bench.episodes, context).total
+        for size in (N_TASKS, 1)
+    ]
+    for name, alone in totals[1].items():
+        apart = float((totals[0][name] - alone).abs().max() / alone.abs().max().clamp_min(TOLERANCE))
+        if not apart <= SLOPE_TOLERANCE:
+            raise bench.fail(
+                f"vectorised, the meta-gradient of {name} differs by {apart:.1e} of its largest value",
+                "torch's derivatives of some functions are wrong under vmap: write it with others, or set "
+                "the tag vectorises=False",
+            )
 
 
 def padding_is_ignored(bench: _Bench) -> None:
@@ -240,9 +256,8 @@ def gradient_reaches_everything(bench: _Bench) -> None:
     """Let a finite meta-gradient reach every parameter of a learner that is meta-learned."""
     if bench.learner.tags.starts_from != "tasks":
         return
-    found = rule_for(bench.learner, 1)(
-        bench.learner, bench.params, bench.episodes, Context(bench.spec, bench.keys, training=True)
-    )
+    context = Context(bench.spec, bench.keys, training=True)
+    found = rule_for(bench.learner, 1)(bench.learner, bench.params, bench.episodes, context)
     for name, gradient in found.total.items():
         if not bool(torch.isfinite(gradient).all()):
             raise bench.fail(

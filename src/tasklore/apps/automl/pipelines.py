@@ -158,13 +158,10 @@ class Candidate:
         """Return it with as many trees as fitted pipelines of it found; itself if it does not look for it."""
         if not self.sizes_itself or not fitted:
             return self
-        count, found = (
-            ("n_estimators", "best_iteration_") if self.model == "lightgbm" else ("max_iter", "n_iter_")
-        )
-        n_trees = round(float(np.mean([getattr(pipeline[-1], found) for pipeline in fitted])))
-        return dataclasses.replace(
-            self, settings={**self.settings, count: max(1, n_trees), "early_stopping": False}
-        )
+        count = "n_estimators" if self.model == "lightgbm" else "max_iter"
+        found = [_n_trees(pipeline[-1]) for pipeline in fitted]
+        n_trees = max(1, round(float(np.mean(found))))
+        return dataclasses.replace(self, settings={**self.settings, count: n_trees, "early_stopping": False})
 
     def needs_tasklore(self, schema: Schema) -> bool:
         """Whether it needs a step of :mod:`tasklore.apps.automl.features` on such a table."""
@@ -397,6 +394,11 @@ def _extra(extra: Extra, kind: Kind, random_state: int) -> list[tuple[str, Any]]
         "landmarks": [("landmarks", Nystroem(n_components=N_LANDMARKS, random_state=random_state))],
     }
     return steps[extra]
+
+
+def _n_trees(model: Any) -> int:
+    """Return how many trees boosting took; LightGBM has some more than it found to be best."""
+    return getattr(model, "best_iteration_", 0) or model.n_iter_
 
 
 Factory: TypeAlias = Callable[[dict[str, Any], int], Any]

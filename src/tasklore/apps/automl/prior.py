@@ -7,6 +7,7 @@ needs no model of losses: the past tables say by how much the candidate beat the
 """
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ from .descriptors import NAMES
 from .memory import recall
 from .pipelines import Kind
 from .portfolio import OVERHEAD, Measured, build_portfolio
+from .space import candidates as space
 
 __all__ = ["AtRandom", "TablePrior"]
 
@@ -57,6 +59,9 @@ class TablePrior:
         See :data:`.descriptors.NAMES`.
     doubts : ndarray, shape (n_tasks, n_candidates), optional
         Standard deviations of losses that were not measured but foreseen, see :mod:`.varying`; not saved.
+    sampled : ndarray of bool, shape (n_tasks,), optional
+        Tables of which only some candidates are known, since a search had no time for the others; not saved.
+        NaN says nothing of a candidate there, where else it says that it failed.
     """
 
     varies: ClassVar[bool] = True
@@ -71,6 +76,7 @@ class TablePrior:
     seconds: np.ndarray
     descriptors: np.ndarray
     doubts: np.ndarray | None = None
+    sampled: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"TablePrior({self.kind!r}, {len(self.tasks)} tables, {len(self.candidates)} candidates)"
@@ -129,23 +135,25 @@ class TablePrior:
         return dataclasses.replace(kept, portfolio=tuple(portfolio))
 
     def with_store(self, store: ExperienceStore) -> Self:
-        """Return it with the tables that a store knows; those that are known already are replaced."""
+        """Return it with the tables that a store knows; those that are known already are replaced.
+
+        Named candidates that this prior says nothing of are not taken from the store, where one table at
+        most tells of each: they are foreseen from their relatives, if at all.
+        """
         known = recall(store, self.kind)
         if not known:
             return self
         names = NAMES[self.kind]
-        candidates = (
-            *self.candidates,
-            *sorted({c for _, tried in known.values() for c in tried} - {*self.candidates}),
-        )
+        found = {c for _, tried in known.values() for c in tried}
+        candidates = (*self.candidates, *sorted(found - {*self.candidates, *space(self.kind)}))
         kept = self._rows(np.array([task not in known for task in self.tasks], dtype=bool).nonzero()[0])
         wider = ((0, len(known)), (0, len(candidates) - len(self.candidates)))
         losses = np.pad(kept.losses, wider, constant_values=np.nan)
         seconds = np.pad(kept.seconds, wider, constant_values=np.nan)
         places = {name: place for place, name in enumerate(candidates)}
         for row, (_, tried) in enumerate(known.values(), start=len(kept.tasks)):
-            for name, (loss, time) in tried.items():
-                losses[row, places[name]], seconds[row, places[name]] = loss, time
+            for name in tried.keys() & places.keys():
+                losses[row, places[name]], seconds[row, places[name]] = tried[name]
         described = np.array([[d[name] for name in names] for d, _ in known.values()], dtype=np.float32)
         return dataclasses.replace(
             self,
@@ -155,7 +163,13 @@ class TablePrior:
             losses=losses,
             seconds=seconds,
             descriptors=np.concatenate([kept.descriptors, described]),
+            sampled=np.concatenate([kept.partly, np.ones(len(known), dtype=bool)]),
         )
+
+    @property
+    def partly(self) -> np.ndarray:
+        """Of which tables only some candidates are known, shape (n_tasks,)."""
+        return np.zeros(len(self.tasks), dtype=bool) if self.sampled is None else self.sampled
 
     @classmethod
     def shipped(cls, kind: Kind) -> Self:
@@ -170,6 +184,7 @@ class TablePrior:
             losses=self.losses[kept],
             seconds=self.seconds[kept],
             descriptors=self.descriptors[kept],
+            sampled=None if self.sampled is None else self.sampled[kept],
         )
 
     def likeness(self, tried: Mapping[str, float], described: Mapping[str, float]) -> np.ndarray:
@@ -178,7 +193,7 @@ class TablePrior:
         Parameters
         ----------
         tried : mapping of candidate to loss
-            On the new table, divided by its trivial loss.
+            On the new table, divided by its trivial loss; NaN if it is not known yet.
         described : mapping
             Its descriptors.
 
@@ -190,7 +205,7 @@ class TablePrior:
         spread = np.maximum(self.descriptors.std(0), 1e-6)
         differences = np.minimum(np.abs(self.descriptors - new) / spread, 3.0) / 3.0
         distance = differences.mean(1)
-        known = [name for name in tried if name in self.candidates]
+        known = [name for name, loss in tried.items() if name in self.candidates and not math.isnan(loss)]
         if len(known) > 1:
             columns = [self.candidates.index(name) for name in known]
             here = _compared(np.array([[tried[name] for name in known]]))
@@ -206,15 +221,18 @@ class TablePrior:
     def improvement(self, tried: Collection[str], weights: np.ndarray) -> np.ndarray:
         """Return by how much each candidate is expected to lower the best loss so far.
 
-        The weighted mean over past tables, in shares of what separates the trivial loss from the best one
-        there. 0 for those tried.
+        The weighted mean over past tables that tell of it, in shares of what separates the trivial loss from
+        the best one there. 0 for those tried.
 
         Returns
         -------
         ndarray, shape (n_candidates,)
         """
+        told = np.isfinite(self.losses) | ~self.partly[:, None]
         losses = np.nan_to_num(self.losses.astype(np.float64), nan=1.0).clip(0.0, 1.0)
         columns = [self.candidates.index(name) for name in tried if name in self.candidates]
+        if columns:  # a table that tells of none of those tried says nothing about what would be better
+            told &= told[:, columns].any(1, keepdims=True)
         so_far = losses[:, columns].min(1) if columns else np.ones(len(losses))
         gap = np.maximum(1.0 - losses.min(1), LEAST_GAP)
         ahead = so_far[:, None] - losses
@@ -225,7 +243,7 @@ class TablePrior:
             gains[unsure] = self.doubts[unsure] * (scaled * ndtr(scaled) + DENSITY * np.exp(-0.5 * scaled**2))
         gains /= gap[:, None]
         gains[:, columns] = 0.0
-        return weights @ gains / weights.sum()
+        return weights @ (gains * told) / np.maximum(weights @ told, 1e-12)
 
     def choose(
         self, tried: Mapping[str, float], described: Mapping[str, float], cost: Mapping[str, float], turn: int

@@ -429,13 +429,15 @@ class _Search:
             return min(rest, key=lambda name: self._expected_trial(name, 0)), 0
         cheap = {name: seconds for name, seconds in fits.items() if seconds < 0.3 * self.budget.seconds}
         chosen = self.prior.choose(
-            self._tried(), self.described, self._of_this_turn(cheap or fits), len(self.taken)
+            self._begun(), self.described, self._of_this_turn(cheap or fits), len(self.taken)
         )
         return (chosen, 0) if chosen else None
 
     def _of_this_turn(self, fits: dict[str, float]) -> dict[str, float]:
         """Return from which of the candidates the next one is chosen."""
         turn = len(self.taken)
+        if not self.prior.varies:
+            return fits
         if turn % 3 == 2 and self._larger:
             sized = [name for name in fits if self.suited[name].sizes_itself]
             if sized:
@@ -468,7 +470,7 @@ class _Search:
         rest = [name for name in self.distinct if (name, 0) not in self.taken]
         if not rest:
             return None
-        tried = self._tried()
+        tried = self._begun()
         likeness = self.prior.likeness(tried, self.described)
         turn = self._of_this_turn(dict.fromkeys(rest, 1.0))
         return self.prior.most_promising(tried, likeness, turn), 0
@@ -516,6 +518,12 @@ class _Search:
             for trial in self._known(0)
             if trial.measured.losses
         }
+
+    def _begun(self) -> dict[str, float]:
+        """Return the same, with NaN for candidates under way: what is next should add to these."""
+        known = {trial.candidate.name for trial in self._known(0)}
+        begun = {name: math.nan for name, level in self.taken if level == 0 and name not in known}
+        return begun | self._tried()
 
     def _blend(self, level: int) -> tuple[Blend, float] | None:
         """Return the blend of what was tried on a level, and its loss."""

@@ -181,8 +181,8 @@ class Blend:
     def refitted(self, problem: Problem, random_state: int) -> "Blend":
         """Return the same blend with each member fitted once, to all rows of a problem."""
         members = tuple(
-            (weight, candidate, (fit_quietly(candidate, problem, random_state),))
-            for weight, candidate, _ in self.members
+            (weight, candidate, (fit_quietly(candidate.sized(fitted), problem, random_state),))
+            for weight, candidate, fitted in self.members
         )
         meaning = dataclasses.replace(self.problem, bounds=problem.bounds)
         return dataclasses.replace(self, problem=meaning, members=members)

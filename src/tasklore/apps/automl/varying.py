@@ -178,9 +178,10 @@ def foreseen(prior: TablePrior, space: Mapping[str, Candidate], new: Sequence[Ca
     new : sequence of Candidate
         Of models that the prior knows.
     """
+    whole = ~prior.partly
     losses = np.nan_to_num(prior.losses.astype(np.float64), nan=1.0).clip(0.0, 1.0)
     shape = (len(prior.tasks), len(new))
-    means, doubts, seconds = np.empty(shape), np.empty(shape), np.empty(shape)
+    means, doubts, seconds = np.full(shape, np.nan), np.zeros(shape), np.empty(shape)
     for model in {candidate.model for candidate in new}:
         columns = [place for place, candidate in enumerate(new) if candidate.model == model]
         places = [
@@ -190,7 +191,8 @@ def foreseen(prior: TablePrior, space: Mapping[str, Candidate], new: Sequence[Ca
         ]
         named = [space[prior.candidates[place]] for place in places]
         numbers, words = _encoded([*named, *(new[column] for column in columns)])
-        means[:, columns], doubts[:, columns] = _interpolated(losses[:, places], numbers, words)
+        there = np.ix_(np.flatnonzero(whole), np.array(columns))  # the others tell of too few candidates
+        means[there], doubts[there] = _interpolated(losses[whole][:, places], numbers, words)
         n = len(places)
         apart = np.abs(numbers[n:, None] - numbers[None, :n]).sum(2) + words[n:, :n]
         for column, nearest in zip(columns, apart.argmin(1), strict=True):

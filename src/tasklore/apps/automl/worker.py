@@ -221,8 +221,7 @@ def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
     megabytes : int, optional
         For all of them together; 80 % of what is free by default.
     """
-    # Rounded, so that what is free now need not be exactly what was free before.
-    limit = megabytes // n if megabytes else max(500, int(0.8 * _free_megabytes()) // n // 1000 * 1000)
+    limit = megabytes // n if megabytes else max(500, _roughly(int(0.8 * _free_megabytes()) // n))
     with _lock:
         waiting = _idle.setdefault(limit, [])
         borrowed = [waiting.pop() if waiting else Worker(limit) for _ in range(n)]
@@ -238,6 +237,18 @@ def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
             worker.forget()
         with _lock:
             _idle.setdefault(limit, []).extend(borrowed)
+
+
+def _roughly(megabytes: int) -> int:
+    """Round down by less than a quarter: what is free now need not be exactly what was free before.
+
+    Examples
+    --------
+    >>> _roughly(960), _roughly(15_000)
+    (896, 14336)
+    """
+    step = 2 ** max(0, megabytes.bit_length() - 3)
+    return megabytes // step * step
 
 
 @atexit.register
