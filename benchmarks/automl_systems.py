@@ -63,6 +63,20 @@ def at_random(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: 
     return face(budget=budget, prior=prior).fit(x, y)
 
 
+def named(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
+    """Fit Tasklore without variations, and without turns for boosting that sizes itself."""
+    from tasklore import AutoClassifier, AutoRegressor
+    from tasklore.apps.automl.prior import TablePrior
+
+    class Named(TablePrior):
+        """Candidates are chosen as past tables say."""
+
+        varies = False
+
+    face = AutoClassifier if kind == "classification" else AutoRegressor
+    return face(budget=budget, prior=Named.load(folder / "prior.safetensors")).fit(x, y)
+
+
 def portfolio(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
     """Fit Tasklore with its portfolio as a fixed order, and the other candidates after it at random."""
     from tasklore import AutoClassifier, AutoRegressor
@@ -131,6 +145,7 @@ SYSTEMS: dict[str, Callable[..., Any]] = {
     "tasklore": tasklore,
     "portfolio": portfolio,
     "random search": at_random,
+    "named candidates": named,
     "forest": shallow("RandomForest"),
     "boosting": shallow("HistGradientBoosting"),
     "flaml": flaml,

@@ -57,12 +57,13 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
     >>> slope.item(), torch.autograd.grad(slope, x)[0].item()
     (27.0, 18.0)
     """
-    if torch.is_inference_mode_enabled():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and torch.is_inference_mode_enabled():
         raise InvalidSetting(
             "inner gradient steps are asked for inside torch.inference_mode(), where there are no gradients; "
             "use torch.no_grad() there instead"
         )
-    stack = None if torch.compiler.is_compiling() else _Stack.here()
+    stack = None if compiling else _Stack.here()
     if stack is None:
         found: Params = torch.func.grad(function)(at, *given)
         return found if again else {name: slope.detach() for name, slope in found.items()}

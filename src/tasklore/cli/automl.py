@@ -37,6 +37,12 @@ Evaluations = Annotated[
 TestSize = Annotated[
     float, typer.Option(help="Share of the rows kept aside to test on; 0 for none.", min=0.0, max=0.5)
 ]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        help="A column that says which rows belong together, as those of one person: never divided."
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where the model goes.")]
 Report = Annotated[Path | None, typer.Option(help="Where the HTML report goes; beside the model by default.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.")]
@@ -50,6 +56,7 @@ def fit(  # noqa: PLR0913 - one parameter for each option
     max_evaluations: Evaluations = None,
     task: Annotated[Task | None, typer.Option(help="Decided from the target by default.")] = None,
     metric: Metric = None,
+    groups: Groups = None,
     test_size: TestSize = 0.2,
     output: Output = Path("model.skops"),
     report: Report = None,
@@ -71,11 +78,11 @@ def fit(  # noqa: PLR0913 - one parameter for each option
     console = Console(quiet=quiet or as_json, highlight=False)
     place = None if no_report else _report_place(report, output, console)
     asked = searching.Asked(
-        budget, max_evaluations, None if task is None else task.value, metric, test_size, seed, jobs
+        budget, max_evaluations, None if task is None else task.value, metric, groups, test_size, seed, jobs
     )
     asked.check()
     _check_places(data, output, place)
-    table = tables.Prepared.of(data, target, asked.task, test_size, seed)
+    table = tables.Prepared.of(data, target, asked.task, test_size, seed, groups)
     with _stopping("stopped: no model was saved, nothing was remembered. To begin again:", again=True):
         fitted = searching.conduct(table, asked, store, not no_remember, console)
     fitted.model.save(output)

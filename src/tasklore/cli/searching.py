@@ -39,7 +39,7 @@ class Asked:
     budget : str
     max_evaluations : int, optional
     task : {"classification", "regression"}, optional
-    metric : str, optional
+    metric, groups : str, optional
     test_size : float
     seed, jobs : int
     """
@@ -48,6 +48,7 @@ class Asked:
     max_evaluations: int | None
     task: Kind | None
     metric: str | None
+    groups: str | None
     test_size: float
     seed: int
     jobs: int
@@ -85,6 +86,8 @@ class Asked:
             words += ["--task", self.task]
         if self.metric is not None:
             words += ["--metric", self.metric]
+        if self.groups is not None:
+            words += ["--groups", self.groups]
         return shlex.join([*words, "--test-size", f"{self.test_size:g}", "--seed", str(self.seed)])
 
     def shown(self) -> dict[str, str]:
@@ -93,6 +96,7 @@ class Asked:
         return {
             "Budget": self.budget if evaluations is None else f"{evaluations} candidates",
             "Kept aside": f"{100 * self.test_size:g} % of the rows",
+            **({} if self.groups is None else {"Kept together": f"rows of one {self.groups}"}),
             "Jobs": "one for each core" if self.jobs == -1 else str(self.jobs),
             "Seed": str(self.seed),
         }
@@ -227,7 +231,7 @@ def conduct(table: Prepared, asked: Asked, store: str | None, remember: bool, co
             watch=display.watch,
         )
         with display:
-            model.fit(X, y)
+            model.fit(X, y, groups=None if table.groups is None else table.groups[rows])
     kept, kept_y = table.X.iloc[table.kept].reset_index(drop=True), wanted.y[table.kept]
     settings = {
         "Searched by": METRIC_WORDS[metric.name],
@@ -262,6 +266,8 @@ def _introduce(table: Prepared, asked: Asked, console: Console) -> None:
     ]
     if wanted.n_left_out:
         lines.append(f"{wanted.n_left_out:,} rows without {table.target} are left out")
+    if table.groups is not None:
+        lines.append(f"rows of one {asked.groups} stay together: {len(set(table.groups.tolist())):,} groups")
     if n_kept:
         lines.append(f"{n_kept:,} rows are kept aside for the test")
     elif asked.test_size:

@@ -21,7 +21,15 @@ from ..apps.automl.pipelines import Kind
 from ..errors import InvalidData, MissingDependency
 from ..files import table_from_csv
 
-__all__ = ["Prepared", "Target", "keep_aside", "read_table", "read_target", "telling_warnings"]
+__all__ = [
+    "Prepared",
+    "Target",
+    "keep_aside",
+    "keep_groups_aside",
+    "read_table",
+    "read_target",
+    "telling_warnings",
+]
 
 MOST_CLASSES = 20  # whole numbers with no more different values are taken for labels
 ROWS_PER_CLASS = 5  # … if there are so many rows of each, on average
@@ -75,6 +83,8 @@ class Prepared:
     wanted : Target
     searched, kept : ndarray of int
         Rows to search on, and rows kept aside.
+    groups : ndarray of int, shape (n_rows,), optional
+        Which rows belong together.
     """
 
     name: str
@@ -83,15 +93,34 @@ class Prepared:
     wanted: Target
     searched: np.ndarray
     kept: np.ndarray
+    groups: np.ndarray | None = None
 
     @classmethod
-    def of(cls, path: Path, target: str, task: Kind | None, test_size: float, seed: int) -> Self:
-        """Read a table, its target, and draw the rows of the test."""
+    def of(
+        cls,
+        path: Path,
+        target: str,
+        task: Kind | None,
+        test_size: float,
+        seed: int,
+        groups: str | None = None,
+    ) -> Self:
+        """Read a table, its target and the column of its groups, and draw the rows of the test.
+
+        Raises
+        ------
+        InvalidData
+            It is no table, a column is not there, or there are too few groups.
+        """
         table = read_table(path, target)
         wanted = read_target(table, target, task, path)
         rows: Any = table.drop(columns=target)[wanted.known]
         rows = rows.reset_index(drop=True)
-        return cls(path.name, target, rows, wanted, *keep_aside(wanted, test_size, seed))
+        if groups is None:
+            return cls(path.name, target, rows, wanted, *keep_aside(wanted, test_size, seed))
+        together = _groups(rows, groups, target, path, 3 if test_size else 2)
+        parts = keep_groups_aside(wanted, together, test_size, seed)
+        return cls(path.name, target, rows.drop(columns=groups), wanted, *parts, together)
 
 
 def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
@@ -251,6 +280,58 @@ def keep_aside(target: Target, share: float, seed: int) -> tuple[np.ndarray, np.
         # Evenly spread over 0…1 from a random start, so that small classes are kept in proportion on average.
         place[rng.permutation(np.flatnonzero(groups == group))] = (np.arange(size) + rng.random()) / size
     kept = (place < share) & (sizes[groups] > 2)
+    return np.flatnonzero(~kept), np.flatnonzero(kept)
+
+
+def _groups(rows: Any, name: str, target: str, path: Path, least: int) -> np.ndarray:
+    """Return the number of each row's group; what is missing is a group of its own."""
+    if name not in rows.columns:
+        why = "is the target" if name == target else f"is no column of {path}"
+        near = ", ".join(map(str, rows.columns[:10]))
+        raise InvalidData(f"--groups {name!r} {why}; its other columns are {near}")
+    if len(rows.columns) == 1:
+        raise InvalidData(f"{path} has no column left to learn from but {target!r} and {name!r}")
+    column: Any = rows[name]
+    numbers = np.asarray(column.astype(str).where(column.notna(), None).factorize()[0], dtype=np.int64)
+    gaps = np.flatnonzero(numbers < 0)
+    numbers[gaps] = numbers.max() + 1 + np.arange(len(gaps))
+    if (n := len(np.unique(numbers))) < least:
+        raise InvalidData(
+            f"--groups {name!r} has {n} different values; {least} are needed, to learn from, to judge on and "
+            "to test on (with --test-size 0 two are enough)"
+        )
+    return numbers
+
+
+def keep_groups_aside(
+    target: Target, groups: np.ndarray, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw whole groups for the test; two at least are left, and rows of every class.
+
+    Parameters
+    ----------
+    target : Target
+    groups : ndarray of int, shape (n_rows,)
+    share : float
+        Of the rows, at most a half; about as many are kept.
+    seed : int
+
+    Returns
+    -------
+    searched, kept : ndarray of int
+        Places in ``target.y``, in order.
+    """
+    n, classes = len(target.y), np.zeros(len(target.y), dtype=np.int64)
+    if target.kind == "classification":
+        classes = np.unique(target.y, return_inverse=True)[1]
+    left, kept = np.bincount(classes), np.zeros(n, dtype=bool)
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    for group in order[:-2] if share else order[:0]:
+        rows = groups == group
+        of_each = np.bincount(classes[rows], minlength=len(left))
+        if kept.sum() + rows.sum() / 2 <= share * n and (left > of_each).all():
+            kept |= rows
+            left = left - of_each
     return np.flatnonzero(~kept), np.flatnonzero(kept)
 
 
