@@ -419,7 +419,7 @@ def test_experience_is_remembered_and_used(tmp_path: Path) -> None:
         assert len(tried) == 5  # and the trivial one
         prior = quick_prior("classification").with_store(opened)
     assert prior.tasks == ("one", "two", task.fingerprint)
-    assert np.isfinite(prior.losses[2]).sum() == 5
+    assert np.isfinite(prior.losses[2]).sum() == 4
     model = classifier(store=store, max_evaluations=1, remember=False).fit(x[::2], y[::2])
     nearest = model.why_.iloc[0]
     assert nearest["past_table"] == f"your table of {task.created_at[:10]}, 150 rows × 4 columns"

@@ -269,9 +269,14 @@ class TablePrior:
         return self.most_promising(tried, self.likeness(tried, described), cost)
 
     def most_promising(self, tried: Collection[str], weights: np.ndarray, cost: Mapping[str, float]) -> str:
-        """Return the candidate of the largest expected improvement for its cost."""
+        """Return the candidate of the largest expected improvement for its cost.
+
+        Where none promises any, as next to a good one that is under way, it is the best one on average.
+        """
         gains = dict(zip(self.candidates, self.improvement(tried, weights).tolist(), strict=True))
-        return max(sorted(cost), key=lambda name: gains[name] / cost[name])
+        means = weights @ np.nan_to_num(self.losses.astype(np.float64), nan=1.0).clip(0.0, 1.0)
+        losses = dict(zip(self.candidates, means.tolist(), strict=True))
+        return max(sorted(cost), key=lambda name: (gains[name] / cost[name], -losses[name]))
 
     def seconds_for(self, described: Mapping[str, float]) -> np.ndarray:
         """Return the processor time that fitting each candidate is expected to take, in seconds.
