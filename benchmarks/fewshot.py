@@ -297,7 +297,7 @@ ROWS: tuple[Row, ...] = (
                 "stop": {"minutes": minutes},
             },
             "",
-            () if learner != "prototypes" else QUICK if ways else EVERYTHING,
+            () if learner != "prototypes" else EVERYTHING if table == "clinc150" else QUICK,
         )
         for table, base, ways, minutes in (
             ("clinc150", CLINC, {}, 10.0),
