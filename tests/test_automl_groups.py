@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from tasklore import AutoClassifier
+from tasklore.apps.automl.targets import groups_of
 from tasklore.cli.tables import Prepared, Target, keep_groups_aside
 from tasklore.errors import InvalidData
 
@@ -77,13 +78,14 @@ def test_what_is_learned_of_people_does_not_count_for_others(visits: Path, tmp_p
     assert list(model.feature_names_in_) == ["height", "weight", "age"]
 
 
-def test_gaps_are_groups_of_their_own(visits: Path) -> None:
+def test_gaps_are_a_group_as_for_the_estimators(visits: Path) -> None:
     frame = pd.read_csv(visits)
     frame.loc[frame["person"] == "P0", "person"] = None
     frame.to_csv(visits, index=False)
     table = Prepared.of(visits, "ill", None, 0.2, 0, "person")
     assert table.groups is not None
-    assert len(np.unique(table.groups)) == N_PEOPLE - 1 + EACH
+    assert len(np.unique(table.groups)) == N_PEOPLE
+    np.testing.assert_array_equal(table.groups, groups_of(frame["person"], frame))
     assert "person" not in table.X
 
 

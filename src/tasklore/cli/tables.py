@@ -18,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from ..apps.automl.pipelines import Kind
+from ..apps.automl.targets import groups_of
 from ..errors import InvalidData, MissingDependency
 from ..files import table_from_csv
 
@@ -284,17 +285,14 @@ def keep_aside(target: Target, share: float, seed: int) -> tuple[np.ndarray, np.
 
 
 def _groups(rows: Any, name: str, target: str, path: Path, least: int) -> np.ndarray:
-    """Return the number of each row's group; what is missing is a group of its own."""
+    """Return the group of each row as a number, as the estimators do."""
     if name not in rows.columns:
         why = "is the target" if name == target else f"is no column of {path}"
         near = ", ".join(map(str, rows.columns[:10]))
         raise InvalidData(f"--groups {name!r} {why}; its other columns are {near}")
     if len(rows.columns) == 1:
         raise InvalidData(f"{path} has no column left to learn from but {target!r} and {name!r}")
-    column: Any = rows[name]
-    numbers = np.asarray(column.astype(str).where(column.notna(), None).factorize()[0], dtype=np.int64)
-    gaps = np.flatnonzero(numbers < 0)
-    numbers[gaps] = numbers.max() + 1 + np.arange(len(gaps))
+    numbers = np.asarray(groups_of(rows[name], rows))
     if (n := len(np.unique(numbers))) < least:
         raise InvalidData(
             f"--groups {name!r} has {n} different values; {least} are needed, to learn from, to judge on and "
@@ -326,7 +324,7 @@ def keep_groups_aside(
         classes = np.unique(target.y, return_inverse=True)[1]
     left, kept = np.bincount(classes), np.zeros(n, dtype=bool)
     order = np.random.default_rng(seed).permutation(np.unique(groups))
-    for group in order[:-2] if share else order[:0]:
+    for group in order[:-2]:
         rows = groups == group
         of_each = np.bincount(classes[rows], minlength=len(left))
         if kept.sum() + rows.sum() / 2 <= share * n and (left > of_each).all():

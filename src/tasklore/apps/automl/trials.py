@@ -153,8 +153,7 @@ class Blend:
         few = problem.sample(max(200, QUICK_CELLS // cells), random_state)
         if seen:
             few = dataclasses.replace(few, schema=dataclasses.replace(few.schema, columns=tuple(seen)))
-        always = cls.constant(few)
-        always = dataclasses.replace(always, problem=problem.rowless)
+        always = dataclasses.replace(cls.constant(few), problem=problem.rowless)
         if not seen:
             return always
         leaf = max(5, len(few.y) // 50)
@@ -164,9 +163,8 @@ class Blend:
             outputs_of(pipeline, few.table.iloc[:1], few)
         except (ValueError, ArithmeticError, MemoryError, TypeError):
             return always
-        ((_, *constant),) = always.members
-        members: Any = (0.8, quick, (pipeline,)), (0.2, *constant)
-        return dataclasses.replace(always, members=members)
+        ((_, constant, fitted),) = always.members
+        return dataclasses.replace(always, members=((0.8, quick, (pipeline,)), (0.2, constant, fitted)))
 
     def outputs(self, table: Table) -> np.ndarray:
         """Return probabilities or values, float64, shape (n, n_outputs)."""

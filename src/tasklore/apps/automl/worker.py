@@ -219,7 +219,7 @@ def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
     ----------
     n : int
     megabytes : int, optional
-        For all of them together; 80 % of what is free by default.
+        For all of them together; by default 60 to 80 % of what is free, 500 for each at least.
     """
     limit = megabytes // n if megabytes else max(500, _roughly(int(0.8 * _free_megabytes()) // n))
     with _lock:
