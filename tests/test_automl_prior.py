@@ -164,6 +164,11 @@ def test_what_a_store_does_not_tell_is_not_bad() -> None:
     assert unknown == pytest.approx([0.0, (0.2 / 0.6 + 0.2 / 0.7) / 2, 0.4 / 0.6, 0.0])
     of_others = dataclasses.replace(few, sampled=np.array([False, True])).improvement(["c"], alike)
     assert of_others == pytest.approx([0.0, 0.0, 0.0, 0.0]), "nothing tried is known of one's own"
+    cost = {"a": 1.0, "b": 1.0, "d": 1.0}
+    assert few.most_promising(["c"], np.array([1.0, 0.0]), cost) == "b", (
+        "nothing is better: the best on average"
+    )
+    assert few.most_promising(["a"], alike, {"b": 1.0, "c": 0.1}) == "c"
 
 
 def test_what_is_under_way_counts_as_tried_but_not_as_alike() -> None:

@@ -274,9 +274,11 @@ class TablePrior:
         Where none promises any, as next to a good one that is under way, it is the best one on average.
         """
         gains = dict(zip(self.candidates, self.improvement(tried, weights).tolist(), strict=True))
+        if any(gains[name] > 0 for name in cost):
+            return max(sorted(cost), key=lambda name: gains[name] / cost[name])
         means = weights @ np.nan_to_num(self.losses.astype(np.float64), nan=1.0).clip(0.0, 1.0)
         losses = dict(zip(self.candidates, means.tolist(), strict=True))
-        return max(sorted(cost), key=lambda name: (gains[name] / cost[name], -losses[name]))
+        return min(sorted(cost), key=losses.__getitem__)
 
     def seconds_for(self, described: Mapping[str, float]) -> np.ndarray:
         """Return the processor time that fitting each candidate is expected to take, in seconds.
