@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .derivatives import transformed
+from .stacks import transformed
 
 __all__ = ["all_digits", "as_autocast", "convolved", "moments", "pooled", "scaled"]
 

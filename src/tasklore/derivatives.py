@@ -1,25 +1,21 @@
 """Gradients that are differentiated themselves, and results that are computed again for it, not kept."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue] - as torch.func does
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .errors import InvalidSetting
+from .lowrank import LowRank, made
+from .stacks import Stack
 from .types import Params
 
-__all__ = ["recomputed", "slopes", "transformed"]
+__all__ = ["recomputed", "slopes"]
 
 Tree = TypeVar("Tree")
-
-
-def transformed() -> bool:
-    """Return whether one of ``torch.func``'s transforms is at work: ``vmap``, ``grad``, ..."""
-    # torch's own functions ask in the same way, in 2.8 to 2.13.
-    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
 
 
 def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool = True) -> Params:
@@ -63,77 +59,39 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
             "inner gradient steps are asked for inside torch.inference_mode(), where there are no gradients; "
             "use torch.no_grad() there instead"
         )
-    stack = None if compiling else _Stack.here()
+    stack = Stack.here()
     if stack is None:
+        at = {name: made(weight) for name, weight in at.items()}
         found: Params = torch.func.grad(function)(at, *given)
         return found if again else {name: slope.detach() for name, slope in found.items()}
-    leaves: list[Any] = tree_leaves((at, given))
-    watched = any(isinstance(leaf, Tensor) and stack.whole(leaf).requires_grad for leaf in leaves)
-    again = again and torch.is_grad_enabled() and watched
+
+    def on_tape(leaf: Any) -> bool:
+        tensor = leaf.base if isinstance(leaf, LowRank) else leaf
+        return isinstance(tensor, Tensor) and stack.whole(tensor).requires_grad
+
+    again = again and torch.is_grad_enabled() and any(map(on_tape, tree_leaves((at, given))))
     with torch.enable_grad():
-        # A view is a tensor of its own: what else the function makes of the same tensor is no part of this.
-        wholes = [stack.whole(tensor, each=True) for tensor in at.values()]
-        wholes = [
-            whole.view_as(whole) if again and whole.requires_grad else stack.leaf(whole) for whole in wholes
-        ]
-        value = stack.whole(function(dict(zip(at, map(stack.part, wholes), strict=True)), *given))
+        here: dict[str, Any] = {}
+        places: dict[str, Tensor] = {}
+        for name, weight in at.items():
+            if isinstance(weight, LowRank) and on_tape(weight):
+                here[name] = weight.watched()
+            elif again and on_tape(weight):
+                places[name], here[name] = stack.node(weight)
+            else:
+                places[name] = stack.leaf(stack.whole(made(weight), each=True))
+                here[name] = stack.part(places[name])
+        value = stack.whole(function(here, *given))
         if not at or not value.requires_grad:  # the tape has nothing to say
-            return {name: torch.zeros_like(tensor) for name, tensor in at.items()}
-        each = torch.autograd.grad(value.sum(), wholes, create_graph=again, materialize_grads=True)
-    return dict(zip(at, map(stack.part, each), strict=True))
-
-
-class _Stack:
-    """Tensors of one task, and those of all tasks that they are parts of."""
-
-    @classmethod
-    def here(cls) -> "_Stack | None":
-        """Return the one at hand; None inside transforms that are more than one ``vmap``."""
-        if not transformed():
-            return cls()
-        interpreters = functorch.get_interpreter_stack() or []
-        alone = len(interpreters) == 1 and interpreters[0].key() == functorch.TransformType.Vmap
-        return _Vectorised(interpreters[0]) if alone else None
-
-    def whole(self, tensor: Tensor, each: bool = False) -> Tensor:
-        """Return the tensor of all tasks, which comes first if there is an axis for them.
-
-        Parameters
-        ----------
-        tensor : Tensor
-        each : bool
-            Whether there must be one, as if each task had a tensor of its own.
-        """
-        return tensor
-
-    def part(self, whole: Tensor) -> Tensor:
-        """Return what is one task's, of a tensor with an axis for them."""
-        return whole
-
-    def leaf(self, whole: Tensor) -> Tensor:
-        """Return the same numbers, of which the tape knows nothing yet."""
-        return whole.detach().requires_grad_()
-
-
-class _Vectorised(_Stack):
-    def __init__(self, interpreter: Any) -> None:
-        self.level = interpreter.level()
-        self.n_tasks = functorch.CVmapInterpreterPtr(interpreter).batchSize()
-
-    def whole(self, tensor: Tensor, each: bool = False) -> Tensor:
-        if functorch.is_batchedtensor(tensor):
-            return functorch.get_unwrapped(tensor).movedim(functorch.maybe_get_bdim(tensor), 0)
-        return tensor.expand(self.n_tasks, *tensor.shape) if each else tensor
-
-    def part(self, whole: Tensor) -> Tensor:
-        return functorch._add_batch_dim(whole, 0, self.level)
-
-    def leaf(self, whole: Tensor) -> Tensor:
-        functorch.set_inplace_requires_grad_allowed(True)  # as torch.func.grad does
-        try:
-            return super().leaf(whole)
-        finally:
-            functorch.set_inplace_requires_grad_allowed(False)
+            return {name: torch.zeros_like(made(weight)) for name, weight in at.items()}
+        wholes = {name: [places[name]] if name in places else weight.results for name, weight in here.items()}
+        each = torch.autograd.grad(
+            value.sum(), [*chain(*wholes.values())], create_graph=again, materialize_grads=True
+        )
+    parts = map(stack.part, each)
+    return {
+        name: next(parts) if name in places else weight.slope(parts, again) for name, weight in here.items()
+    }
 
 
 def recomputed(function: Callable[..., Tree], *given: Any) -> Tree:

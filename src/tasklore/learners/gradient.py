@@ -12,10 +12,12 @@ from torch import Generator, Tensor
 
 from ..derivatives import recomputed, slopes
 from ..errors import InvalidSetting
+from ..lowrank import thin
 from ..nets import MLP, Net, check_net
 from ..optimizers import SGD, Adam, Optimizer
 from ..registry import learners
-from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
+from ..stacks import Stack
+from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 from .base import (
     PRESENT,
     Learner,
@@ -139,6 +141,22 @@ class GradientLearner(Learner):
         if context.spec.kind == "classification":
             outputs = hide_absent(outputs, present_classes(support, context.spec.n_outputs))
         return self.loss(outputs, support)
+
+    def objective(self, params: Params, episode: Episode, context: Context) -> Tensor:
+        return super().objective(self.prepared(params, episode.support, context), episode, context)
+
+    def prepared(self, params: Params, support: Batch, context: Context) -> Params:
+        """Return the same params, wide weights in the form in which steps from them cost least.
+
+        Only where the result is differentiated; and only for the steps of this class.
+        """
+        steps = type(self).adapt is GradientLearner.adapt and not context.recompute
+        plain = isinstance(self.inner, SGD) and not self.pull
+        if not (steps and plain and torch.is_grad_enabled() and Stack.here()):
+            return params
+        moving = self.moving(self.weights_at(params, 0))
+        moving = {name: w for name, w in moving.items() if w is params.get(name) and w.requires_grad}
+        return params | thin(moving, len(support.mask) * self.n_steps(context))
 
     def path(self, params: Params, support: Batch, context: Context) -> Iterator[Params]:
         """Yield the weights before the first inner step, and after each."""

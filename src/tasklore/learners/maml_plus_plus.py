@@ -111,6 +111,6 @@ class MAMLPlusPlus(MAML):
         return [early] * (n_steps - 1) + [1 - early * (n_steps - 1)]
 
     def _after_each(self, params: Params, episode: Episode, context: Context) -> Iterator[Params]:
-        path = self.path(params, episode.support, context)
+        path = self.path(self.prepared(params, episode.support, context), episode.support, context)
         next(path)  # the start
         return path

@@ -1,0 +1,189 @@
+"""Weights of linear layers that inner gradient steps move, without making them for each task.
+
+Where a weight multiplies ``n`` examples, the slope of a loss is a product of two thin matrices: the slopes at
+the ``n`` outputs, and the ``n`` inputs. After some steps on a few examples a task's weight is thus the shared
+one plus a thin product. Kept like that, the shared weight stays one large multiplication for the examples of
+all tasks, and nothing of its size is made for a task: neither for a step, nor for the derivative of a step.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from .stacks import Stack
+from .types import Params
+
+__all__ = ["LowRank", "made", "thin"]
+
+SMALL = 0.5
+"""The most numbers that a thin product may have, as a share of the weight's."""
+
+
+NOTHING = torch.empty(0)
+
+
+class _Unmade(Tensor):
+    """A matrix that is known by its parts, and made for whatever function of torch does not know them."""
+
+    def __new__(cls, *_: object) -> Self:
+        return Tensor._make_subclass(cls, NOTHING)  # of which nothing but the type is used
+
+    def made(self) -> Tensor:
+        """Return it as a plain tensor."""
+        raise NotImplementedError
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and isinstance(args[1], LowRank) and args[0].ndim == 2:
+            return args[1].linear(args[0], *args[2:], **kwargs)
+        if func is torch.add and isinstance(args[0], LowRank) and isinstance(args[1], Slope):
+            return args[0].moved(args[1], **kwargs)
+        if func is Tensor.mul and isinstance(args[1], Slope) and args[0].ndim == 0:
+            return args[1].times(args[0])
+        return func(*tree_map(made, args), **tree_map(made, kwargs))
+
+
+class LowRank(_Unmade):
+    """A matrix ``base + slopesᵀ inputs`` that is multiplied with, not made.
+
+    Layers compute with it as with any tensor, by ``torch.nn.functional.linear``; for any other function of
+    torch it is made, and for a layer that is given more than two axes.
+
+    Parameters
+    ----------
+    base : Tensor, shape (n_out, n_in)
+    slopes : Tensor, shape (rank, n_out), optional
+    inputs : Tensor, shape (rank, n_in), optional
+        None, both of them, where nothing is added to the base.
+
+    Examples
+    --------
+    >>> import torch
+    >>> weight = LowRank(torch.zeros(3, 2), torch.ones(1, 3), torch.tensor([[1.0, 2.0]]))
+    >>> torch.nn.functional.linear(torch.tensor([[10.0, 1.0]]), weight)
+    tensor([[12., 12., 12.]])
+    >>> weight.sum()
+    tensor(9.)
+    """
+
+    def __init__(  # pyright: ignore[reportInconsistentConstructor] - what is taken is said here only
+        self, base: Tensor, slopes: Tensor | None = None, inputs: Tensor | None = None
+    ) -> None:
+        self.base, self.slopes, self.inputs = base, slopes, inputs
+        self._uses: list[tuple[Tensor, Tensor | None]] | None = None  # what came out, and what went in
+
+    def watched(self) -> "LowRank":
+        """Return the same matrix, which remembers what is computed with it."""
+        copy = LowRank(self.base, self.slopes, self.inputs)
+        copy._uses = []
+        return copy
+
+    @property
+    def results(self) -> list[Tensor]:
+        """What was computed with it since it is watched, of all tasks."""
+        return [result for result, _ in self._uses or ()]
+
+    def made(self) -> Tensor:
+        if self.slopes is None or self.inputs is None:
+            return self._noted(self.base, None)
+        return self._noted(self.base + self.slopes.T @ self.inputs, None)
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``x @ matrix.T + bias`` of (n, n_in)."""
+        y = F.linear(x, self.base, bias)
+        if self.slopes is not None and self.inputs is not None:
+            y = y + (x @ self.inputs.T) @ self.slopes
+        return self._noted(y, x)
+
+    def slope(self, at_results: Iterator[Tensor], again: bool = True) -> "Slope":
+        """Return the slope with respect to it.
+
+        Parameters
+        ----------
+        at_results : iterator of Tensor
+            The slopes at its results, in their order.
+        again : bool
+            Whether it may be differentiated; else it is constant.
+        """
+        full: Tensor | None = None
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for (_, x), slope in zip(self._uses or (), at_results, strict=False):
+            if x is None:
+                full = slope if full is None else full + slope
+            else:
+                pairs.append((slope, x if again else x.detach()))
+        return Slope(self.base, full, pairs)
+
+    def moved(self, slope: "Slope", alpha: float = 1.0) -> "LowRank":
+        """Return the sum with ``alpha`` times a slope."""
+        base = self.base if slope.full is None else torch.add(self.base, slope.full, alpha=alpha)
+        pairs = [] if self.slopes is None or self.inputs is None else [(self.slopes, self.inputs)]
+        pairs += [(alpha * slopes, inputs) for slopes, inputs in slope.pairs]
+        if not pairs:
+            return LowRank(base)
+        slopes, inputs = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
+        return LowRank(base, slopes, inputs)
+
+    def _noted(self, result: Tensor, x: Tensor | None) -> Tensor:
+        stack = None if self._uses is None else Stack.here()
+        if stack is None or self._uses is None:
+            return result
+        whole, part = stack.node(result)
+        self._uses.append((whole, x))
+        return part
+
+
+class Slope(_Unmade):
+    """A slope with respect to a :class:`LowRank`: a sum of a tensor and of thin products.
+
+    Parameters
+    ----------
+    like : Tensor, shape (n_out, n_in)
+        What has the shape of it.
+    full : Tensor, shape (n_out, n_in), optional
+    pairs : list of (Tensor, shape (rank, n_out); Tensor, shape (rank, n_in))
+    """
+
+    def __init__(  # pyright: ignore[reportInconsistentConstructor]
+        self, like: Tensor, full: Tensor | None, pairs: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        self.like, self.full, self.pairs = like, full, pairs
+
+    def times(self, factor: Tensor) -> "Slope":
+        """Return it times a number."""
+        full = None if self.full is None else factor * self.full
+        return Slope(self.like, full, [(factor * slopes, inputs) for slopes, inputs in self.pairs])
+
+    def made(self) -> Tensor:
+        total = torch.zeros_like(self.like) if self.full is None else self.full
+        for slopes, inputs in self.pairs:
+            total = total + slopes.T @ inputs
+        return total
+
+
+def made(value: Any) -> Any:
+    """Return what is kept by its parts as a plain tensor; anything else as it is."""
+    return value.made() if isinstance(value, _Unmade) else value
+
+
+def thin(weights: Params, rank: int) -> Params:
+    """Return weights with those kept as a base and a product for which that is smaller than the weight.
+
+    Parameters
+    ----------
+    weights : Params
+    rank : int
+        Examples times steps.
+    """
+
+    def pays(weight: Tensor) -> bool:
+        return weight.ndim == 2 and rank * sum(weight.shape) <= SMALL * weight.numel()
+
+    return {name: LowRank(w) if pays(w) else w for name, w in weights.items()}

@@ -1,0 +1,155 @@
+"""Weights that are multiplied with but not made: the same numbers, in less memory."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from tasklore.derivatives import slopes
+from tasklore.execution import held_bytes
+from tasklore.learners.base import Learner
+from tasklore.learners.gradient import ANIL, BOIL, MAML, FirstOrderMAML, MetaSGD
+from tasklore.learners.maml_plus_plus import MAMLPlusPlus
+from tasklore.lowrank import LowRank, thin
+from tasklore.metagrad import Backprop, MetaGradient
+from tasklore.modules import ModuleNet
+from tasklore.nets import MLP, Net
+from tasklore.placement import in_precision
+from tasklore.types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
+
+N_TASKS, N_SHOTS = 4, 3
+SPEC = TaskSpec("classification", (64,), N_SHOTS)
+
+
+def drawn(n_in: int = 64, n_tasks: int = N_TASKS) -> Episode:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n_tasks, 3 * N_SHOTS, n_in, generator=generator)
+    y = torch.arange(N_SHOTS).repeat(3).expand(n_tasks, -1)
+    parts = slice(0, N_SHOTS), slice(N_SHOTS, None)
+    support, query = (Batch(x[:, part], y[:, part], torch.ones(y[:, part].shape)) for part in parts)
+    return Episode(support, query)
+
+
+@dataclass(frozen=True)
+class Otherwise(Net):
+    """Uses its weights in other ways than as layers of rows: for three axes, twice, and for their size."""
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        wide = torch.randn(48, input_shape[0], generator=generator) / 8
+        return {"wide": wide, "head.weight": torch.randn(n_outputs or 1, 48, generator=generator) / 7}
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        wide = params["wide"]
+        first = F.linear(inputs.x.tanh(), wide) + F.linear(inputs.x.sin(), wide)
+        pairs = F.linear(inputs.x.unflatten(0, (1, -1)), wide).squeeze(0)
+        features = (first + pairs).tanh() / (1 + (wide**2).sum().sqrt())
+        return F.linear(features, params["head.weight"]), {}
+
+
+def direction(learner: Learner, episodes: Episode, rule: Backprop, double: bool = True) -> MetaGradient:
+    params = learner.init(SPEC, torch.Generator().manual_seed(1))
+    if double:
+        params = {name: w.double() for name, w in params.items()}
+        support, query = (part._replace(x=part.x.double(), mask=part.mask.double()) for part in episodes)
+        episodes = Episode(support, query)
+    return rule(learner, params, episodes, Context(SPEC, torch.arange(N_TASKS), training=True))
+
+
+@pytest.mark.parametrize("at_once", [1, N_TASKS])
+@pytest.mark.parametrize(
+    "learner",
+    [
+        MAML(MLP((48, 32)), inner_steps=2, step_size=0.3),
+        MAML(MLP((48, 32)), inner_steps=0),
+        MAML(MLP((48,)), inner_steps=2, step_size=0.3, learned_step_sizes="per-layer-and-step"),
+        MAML(Otherwise(), inner_steps=2, step_size=0.3),
+        MAML(ModuleNet(lambda shape: nn.Linear(shape[0], 48)), inner_steps=2, step_size=0.3),
+        MetaSGD(MLP((48,)), inner_steps=2, step_size=0.3),
+        ANIL(MLP((48,)), inner_steps=2, step_size=0.3),
+        BOIL(MLP((48,)), inner_steps=2, step_size=0.3),
+        FirstOrderMAML(MLP((48,)), inner_steps=2, step_size=0.3),
+        MAMLPlusPlus(MLP((48,)), inner_steps=2, step_size=0.3, first_order_steps=0),
+    ],
+    ids=lambda value: (
+        f"{type(value).__name__}-{type(value.net).__name__}" if isinstance(value, MAML) else None
+    ),
+)
+def test_the_meta_gradient_is_that_of_weights_that_are_made(learner: Learner, at_once: int) -> None:
+    """A transform makes them: it is another way to the same numbers."""
+    expected = direction(learner, drawn(), Backprop(N_TASKS, functional=True))
+    found = direction(learner, drawn(), Backprop(at_once))
+    torch.testing.assert_close(found.losses, expected.losses)
+    for name, total in expected.total.items():
+        torch.testing.assert_close(found.total[name], total, rtol=1e-9, atol=1e-12)
+
+
+def test_no_task_holds_a_weight_of_its_own() -> None:
+    n_in, n_tasks = 512, 16
+    spec = TaskSpec("classification", (n_in,), N_SHOTS)
+    learner = MAML(MLP((512,)), inner_steps=3)
+    params = learner.init(spec, torch.Generator().manual_seed(0))
+    context = Context(spec, torch.arange(n_tasks), training=True)
+
+    def held(rule: Backprop) -> int:
+        return held_bytes(lambda: rule(learner, params, drawn(n_in, n_tasks), context))
+
+    weight = 4 * n_in * 512  # bytes
+    assert held(Backprop(n_tasks)) < 6 * weight
+    assert held(Backprop(n_tasks, functional=True)) > 2 * n_tasks * weight
+
+
+def test_in_half_precision_it_points_the_same_way() -> None:
+    learner = MAML(MLP((48, 32)), inner_steps=3, step_size=0.1)
+    exact = direction(learner, drawn(), Backprop(N_TASKS), double=False)
+    half = direction(in_precision(learner, "bfloat16"), drawn(), Backprop(N_TASKS), double=False)
+    for name, total in exact.total.items():
+        assert torch.cosine_similarity(half.total[name].flatten(), total.flatten(), 0) > 0.99
+
+
+def test_only_small_products_are_kept_as_products() -> None:
+    weights = {"wide": torch.ones(100, 80), "narrow": torch.ones(5, 80), "bias": torch.ones(100)}
+    kept = thin(weights, rank=20)
+    assert [name for name, weight in kept.items() if isinstance(weight, LowRank)] == ["wide"]
+    assert not any(isinstance(weight, LowRank) for weight in thin(weights, rank=30).values())
+
+
+def test_what_a_task_learns_are_tensors_for_those_who_ask() -> None:
+    learner = MAML(MLP((48,)), inner_steps=2)
+    params = learner.init(SPEC, torch.Generator().manual_seed(1))
+    params = {name: w.requires_grad_() for name, w in params.items()}
+    support = Batch(*(tensor[0] for tensor in drawn().support))
+    adapted = learner.adapt(params, support, Context(SPEC, torch.tensor(0), training=True))
+    assert all(isinstance(tensor, Tensor) for tensor in adapted.values())
+
+
+@dataclass(frozen=True)
+class OwnSteps(MAML):
+    """Takes its steps in a way of its own, by a transform, which sees through no matrix kept by its parts."""
+
+    def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
+        slopes_of = torch.func.grad(lambda weights: self.support_loss(weights, support, context))
+        slope = slopes_of(params)
+        weights = {name: w - self.step_size * slope[name] for name, w in params.items()}
+        return self.finished(weights, support, context)
+
+
+def test_a_learner_with_steps_of_its_own_gets_tensors() -> None:
+    net = MLP((48, 32))
+    expected = direction(MAML(net, step_size=0.3), drawn(), Backprop(N_TASKS))
+    found = direction(OwnSteps(net, step_size=0.3), drawn(), Backprop(N_TASKS))
+    for name, total in expected.total.items():
+        torch.testing.assert_close(found.total[name], total)
+
+
+def test_a_weight_without_influence_has_a_slope_of_zero() -> None:
+    used, unused = (torch.ones(4, 3, requires_grad=True) for _ in range(2))
+    kept: Params = {"used": LowRank(used), "unused": LowRank(unused)}
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    found = slopes(lambda weights: F.linear(x, weights["used"]).sum(), kept)
+    moved = torch.add(kept["used"], found["used"], alpha=-1)
+    assert torch.equal(F.linear(x, moved), F.linear(x, 1 - x.expand(4, 3)))
+    assert torch.equal(torch.add(kept["unused"], found["unused"]).neg(), -torch.ones(4, 3))
