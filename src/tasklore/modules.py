@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from .errors import DownloadError, InvalidData, InvalidSetting, MissingDependency
 from .functional import called, check_module
-from .nets import Net, fresh_head, with_head
+from .nets import Net, ReadOut, fresh_head, with_head
 from .registry import nets
 from .types import Inputs, Params
 
@@ -66,6 +66,10 @@ class ModuleNet(Net):
         params = {f"{BODY}{name}": weight.detach().clone() for name, weight in own.items()}
         n_features = _n_features(module, torch.zeros(2, *input_shape))
         return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
+
+    @property
+    def read_out(self) -> Net:
+        return ReadOut()
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
@@ -173,6 +177,10 @@ class PretrainedNet(Net):
             params = {f"{BODY}{name}": weight.detach().clone() for name, weight in module.named_parameters()}
         n_features = _n_features(module, self.shown(torch.zeros(2, *input_shape)))
         return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
+
+    @property
+    def read_out(self) -> Net:
+        return ReadOut()
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None

@@ -26,6 +26,7 @@ __all__ = [
     "Conv4",
     "Identity",
     "Net",
+    "ReadOut",
     "ResNet12",
     "TextEncoder",
     "check_net",
@@ -88,6 +89,11 @@ class Net(abc.ABC):
         """Name the tensors of the output layer; none for a net that gives its features."""
         return frozenset(name for name in params if name.startswith("head."))
 
+    @property
+    def read_out(self) -> "Net | None":
+        """The output layer alone, on what :meth:`apply` gives without its tensors; None if it is not so."""
+        return None
+
     def normalisation(self, params: Params) -> frozenset[str]:
         """Name the scales and shifts that follow a normalisation."""
         return frozenset()
@@ -134,6 +140,30 @@ class Identity(Net):
         return inputs.x.flatten(1), {}
 
 
+@dataclass(frozen=True)
+class ReadOut(Net):
+    """A linear output layer alone; examples are the features that it reads.
+
+    Parameters
+    ----------
+    layer : str
+        What the names of its tensors begin with.
+    """
+
+    layer: str = "head"
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        return _linear(self.layer, math.prod(input_shape), n_outputs or 1, generator)
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        return F.linear(inputs.x, params[f"{self.layer}.weight"], params[f"{self.layer}.bias"]), {}
+
+    def output_layer(self, params: Params) -> frozenset[str]:
+        return frozenset(params)
+
+
 @nets.register("mlp")
 @dataclass(frozen=True)
 class MLP(Net):
@@ -157,6 +187,10 @@ class MLP(Net):
         for i, (n_in, n_out) in enumerate(pairwise(widths)):
             params |= _linear(f"layer{i}", n_in, n_out, generator)
         return params
+
+    @property
+    def read_out(self) -> Net:
+        return ReadOut(f"layer{len(self.hidden)}")
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
@@ -220,6 +254,10 @@ class Conv4(Net):
         if n_outputs is not None:
             params |= fresh_head(self.channels * math.prod(size), n_outputs, generator)
         return params
+
+    @property
+    def read_out(self) -> Net:
+        return ReadOut()
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
@@ -306,6 +344,10 @@ class ResNet12(Net):
         if n_outputs is not None:
             params |= fresh_head(n_in, n_outputs, generator)
         return params
+
+    @property
+    def read_out(self) -> Net:
+        return ReadOut()
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
@@ -402,6 +444,10 @@ class TextEncoder(Net):
             params |= _linear(f"layer{i}", n_in, n_out, generator)
         n_features = self.places + self.width
         return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
+
+    @property
+    def read_out(self) -> Net:
+        return ReadOut()
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None

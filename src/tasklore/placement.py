@@ -106,6 +106,10 @@ class Lowered(Net):
     def output_layer(self, params: Params) -> frozenset[str]:
         return self.net.output_layer(params)
 
+    @property
+    def read_out(self) -> Net | None:
+        return self.net.read_out
+
     def normalisation(self, params: Params) -> frozenset[str]:
         return self.net.normalisation(params)
 

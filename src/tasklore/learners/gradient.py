@@ -5,7 +5,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 import torch
 from torch import Generator, Tensor
@@ -163,8 +163,9 @@ class GradientLearner(Learner):
         start = self.moving(self.weights_at(params, 0))
         here = start, self.inner.init(start)
         yield self.weights_at(params, 0) | start
+        steps, seen = self._on_what_stays(params, start, support)
         for step in range(self.n_steps(context)):
-            here = self._stepped(params, start, here, support, context, range(step, step + 1))
+            here = steps._stepped(params, start, here, seen, context, range(step, step + 1))
             yield self.weights_at(params, step) | here[0]
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
@@ -174,10 +175,22 @@ class GradientLearner(Learner):
         # Of what is computed again only the parts' beginnings are kept, and one part at a time: the square
         # root of the number of steps, twice.
         size = math.ceil(math.sqrt(n_steps)) if context.recompute else n_steps
+        steps, seen = self._on_what_stays(params, start, support)
         for first in range(0, n_steps, max(1, size)):
-            steps = range(first, min(first + size, n_steps))
-            here = self._stepped(params, start, here, support, context, steps)
+            some = range(first, min(first + size, n_steps))
+            here = steps._stepped(params, start, here, seen, context, some)
         return self.finished(self.weights_at(params, max(0, n_steps - 1)) | here[0], support, context)
+
+    def _on_what_stays(self, params: Params, start: Params, support: Batch) -> tuple[Self, Batch]:
+        """Return who takes the inner steps, and on what: on features, where only the output layer moves."""
+        weights = self.weights_at(params, 0)
+        head = self.net.output_layer(weights)
+        read_out = self.net.read_out
+        if read_out is None or not start or not head.issuperset(start):
+            return self, support
+        body = {name: tensor for name, tensor in weights.items() if name not in head}
+        features, _ = self.net.apply(body, support.inputs)
+        return dataclasses.replace(self, net=read_out), support._replace(x=features)
 
     def _stepped(
         self,

@@ -35,7 +35,7 @@ SLOPE_TOLERANCE = 1e-2  # of the largest: single precision, through several inne
 def toy_source(learner: Learner) -> TaskSource:
     """Return a small family of tasks that ``learner`` can learn.
 
-    Sine waves for a learner that only regresses, else blobs that hide in many dimensions.     The classes of
+    Sine waves for a learner that only regresses, else blobs that hide in many dimensions. The classes of
     a blob task differ in two of twelve dimensions, the same for all tasks; what past tasks teach is to look
     there. An image learner sees the twelve numbers as a picture of 3×4.
     """
