@@ -44,7 +44,7 @@ class Otherwise(Net):
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
         wide = params["wide"]
-        first = F.linear(inputs.x.tanh(), wide) + F.linear(inputs.x.sin(), wide)
+        first = F.linear(inputs.x.tanh(), wide) + F.linear(inputs.x.sin(), weight=wide)
         pairs = F.linear(inputs.x.unflatten(0, (1, -1)), wide).squeeze(0)
         features = (first + pairs).tanh() / (1 + (wide**2).sum().sqrt())
         return F.linear(features, params["head.weight"]), {}

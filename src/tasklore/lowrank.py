@@ -6,7 +6,7 @@ one plus a thin product. Kept like that, the shared weight stays one large multi
 all tasks, and nothing of its size is made for a task: neither for a step, nor for the derivative of a step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -40,14 +40,11 @@ class _Unmade(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.linear and isinstance(args[1], LowRank) and args[0].ndim == 2:
-            return args[1].linear(args[0], *args[2:], **kwargs)
-        if func is torch.add and isinstance(args[0], LowRank) and isinstance(args[1], Slope):
-            return args[0].moved(args[1], **kwargs)
-        if func is Tensor.mul and isinstance(args[1], Slope) and args[0].ndim == 0:
-            return args[1].times(args[0])
-        return func(*tree_map(made, args), **tree_map(made, kwargs))
+        known = KNOWN.get(func)
+        found = NotImplemented if known is None else known(*args, **(kwargs or {}))
+        if found is NotImplemented:
+            return func(*tree_map(made, args), **tree_map(made, kwargs or {}))
+        return found
 
 
 class LowRank(_Unmade):
@@ -171,6 +168,28 @@ class Slope(_Unmade):
 def made(value: Any) -> Any:
     """Return what is kept by its parts as a plain tensor; anything else as it is."""
     return value.made() if isinstance(value, _Unmade) else value
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002 - torch's names
+    if not isinstance(weight, LowRank) or isinstance(input, _Unmade) or input.ndim != 2:
+        return NotImplemented
+    return weight.linear(input, made(bias))
+
+
+def _add(input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:  # noqa: A002
+    if not isinstance(input, LowRank) or not isinstance(other, Slope):
+        return NotImplemented
+    return input.moved(other, alpha)
+
+
+def _mul(self: Tensor, other: Any) -> Tensor:
+    if not isinstance(other, Slope) or isinstance(self, _Unmade) or self.ndim:
+        return NotImplemented
+    return other.times(self)
+
+
+KNOWN: Mapping[Any, Callable[..., Any]] = {F.linear: _linear, torch.add: _add, Tensor.mul: _mul}
+"""What is done without making a matrix, where it can be: a layer, a step, and a size of steps."""
 
 
 def thin(weights: Params, rank: int) -> Params:
