@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from tasklore.derivatives import slopes
 from tasklore.execution import held_bytes
@@ -15,7 +15,7 @@ from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.lowrank import LowRank, thin
 from tasklore.metagrad import Backprop, MetaGradient
 from tasklore.modules import ModuleNet
-from tasklore.nets import MLP, Net
+from tasklore.nets import MLP
 from tasklore.placement import in_precision
 from tasklore.types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 
@@ -33,21 +33,18 @@ def drawn(n_in: int = 64, n_tasks: int = N_TASKS) -> Episode:
 
 
 @dataclass(frozen=True)
-class Otherwise(Net):
-    """Uses its weights in other ways than as layers of rows: for three axes, twice, and for their size."""
-
-    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
-        wide = torch.randn(48, input_shape[0], generator=generator) / 8
-        return {"wide": wide, "head.weight": torch.randn(n_outputs or 1, 48, generator=generator) / 7}
+class Scaled(MLP):
+    """Computes something else than an MLP, and says nothing of its layers."""
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
-        wide = params["wide"]
-        first = F.linear(inputs.x.tanh(), wide) + F.linear(inputs.x.sin(), weight=wide)
-        pairs = F.linear(inputs.x.unflatten(0, (1, -1)), wide).squeeze(0)
-        features = (first + pairs).tanh() / (1 + (wide**2).sum().sqrt())
-        return F.linear(features, params["head.weight"]), {}
+        outputs, _ = super().apply({name: 2 * w for name, w in params.items()}, inputs)
+        return outputs, {}
+
+
+def in_place(shape: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Linear(shape[0], 48), nn.ReLU(inplace=True))
 
 
 def direction(learner: Learner, episodes: Episode, rule: Backprop, double: bool = True) -> MetaGradient:
@@ -66,8 +63,8 @@ def direction(learner: Learner, episodes: Episode, rule: Backprop, double: bool 
         MAML(MLP((48, 32)), inner_steps=2, step_size=0.3),
         MAML(MLP((48, 32)), inner_steps=0),
         MAML(MLP((48,)), inner_steps=2, step_size=0.3, learned_step_sizes="per-layer-and-step"),
-        MAML(Otherwise(), inner_steps=2, step_size=0.3),
-        MAML(ModuleNet(lambda shape: nn.Linear(shape[0], 48)), inner_steps=2, step_size=0.3),
+        MAML(Scaled((48,)), inner_steps=2, step_size=0.3),
+        MAML(ModuleNet(in_place), inner_steps=2, step_size=0.3),
         MetaSGD(MLP((48,)), inner_steps=2, step_size=0.3),
         ANIL(MLP((48,)), inner_steps=2, step_size=0.3),
         BOIL(MLP((48,)), inner_steps=2, step_size=0.3),
@@ -102,12 +99,35 @@ def test_no_task_holds_a_weight_of_its_own() -> None:
     assert held(Backprop(n_tasks, functional=True)) > 2 * n_tasks * weight
 
 
-def test_in_half_precision_it_points_the_same_way() -> None:
-    learner = MAML(MLP((48, 32)), inner_steps=3, step_size=0.1)
+@pytest.mark.parametrize("at_once", [1, N_TASKS])
+@pytest.mark.parametrize("kind", [MAML, MetaSGD])
+def test_in_half_precision_it_points_the_same_way(kind: type[MAML], at_once: int) -> None:
+    learner = kind(MLP((48, 32)), inner_steps=3, step_size=0.1)
     exact = direction(learner, drawn(), Backprop(N_TASKS), double=False)
-    half = direction(in_precision(learner, "bfloat16"), drawn(), Backprop(N_TASKS), double=False)
+    half = direction(in_precision(learner, "bfloat16"), drawn(), Backprop(at_once), double=False)
     for name, total in exact.total.items():
-        assert torch.cosine_similarity(half.total[name].flatten(), total.flatten(), 0) > 0.99
+        assert torch.cosine_similarity(half.total[name].flatten(), total.flatten(), 0) > 0.98
+
+
+def test_what_does_not_know_a_product_gets_the_matrix() -> None:
+    """Three axes, a size, twice, transposed: the slope is that of a tensor, a step from it too."""
+    base = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    factors = torch.randn(2, 5, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    x = torch.randn(3, 4, dtype=torch.float64)
+
+    def value(weights: Params) -> Tensor:
+        w = weights["w"]
+        layers = F.linear(x, w) + F.linear(x.sin(), weight=w) + F.linear(x[None], w)[0] + x @ w.T
+        return (layers.tanh() / (1 + (w**2).sum())).sum()
+
+    def stepped(weight: Tensor) -> Tensor:
+        found = slopes(value, {"w": weight})["w"]
+        return value({"w": torch.add(weight, torch.tensor(0.5) * found, alpha=-1.0)})
+
+    plain = base + factors[0].T @ factors[1]
+    found, expected = stepped(LowRank(base, *factors)), stepped(plain)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(end, base) for end in (found, expected)))
 
 
 def test_only_small_products_are_kept_as_products() -> None:

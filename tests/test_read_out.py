@@ -1,19 +1,20 @@
 """Where inner steps move the output layer only, what it reads is computed once; nothing else changes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from tasklore.learners.base import Learner
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, StepSizes
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.metagrad import MetaGradient, adapt_tasks, predict_tasks, rule_for
 from tasklore.modules import ModuleNet, PretrainedModule
-from tasklore.nets import MLP, Conv4, Net
+from tasklore.nets import MLP, Conv4, Net, ResNet12, TextEncoder
 from tasklore.testing.learner import toy_source
-from tasklore.types import Context, Inputs, Params
+from tasklore.types import Batch, Context, Inputs, Params
 
 N_TASKS = 4
 
@@ -24,8 +25,8 @@ class Whole(Net):
 
     net: Net
 
-    def init(self, *given: object) -> Params:
-        return self.net.init(*given)  # pyright: ignore[reportArgumentType]
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
+        return self.net.init(input_shape, n_outputs, generator)
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
@@ -57,7 +58,7 @@ def same(one: tuple[MetaGradient, Tensor], other: tuple[MetaGradient, Tensor]) -
 
 @pytest.mark.parametrize("way", [{"at_once": 1}, {"at_once": N_TASKS}, {"recompute": True}], ids=str)
 @pytest.mark.parametrize("net", [MLP((16,)), Conv4(8, blocks=2)], ids=lambda net: type(net).__name__)
-def test_anil_is_what_it_is_with_all_computed_in_every_step(net: Net, way: dict[str, int]) -> None:
+def test_anil_is_what_it_is_with_all_computed_in_every_step(net: Net, way: dict[str, Any]) -> None:
     same(*(found(ANIL(n, inner_steps=3, step_size=0.1), **way) for n in (net, Whole(net))))
 
 
@@ -65,6 +66,51 @@ def test_anil_is_what_it_is_with_all_computed_in_every_step(net: Net, way: dict[
 def test_so_it_is_with_step_sizes_that_are_learned(sizes: StepSizes) -> None:
     nets = MLP((16,)), Whole(MLP((16,)))
     same(*(found(ANIL(net, inner_steps=3, step_size=0.1, learned_step_sizes=sizes)) for net in nets))
+
+
+@dataclass(frozen=True)
+class Sharper(MLP):
+    """Does more with its outputs than the layer that it inherits."""
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        return 5 * super().apply(params, inputs, statistics)[0], {}
+
+
+class Shifted(ANIL):
+    """Learns from examples that it changes first."""
+
+    def support_loss(self, weights: Params, support: Batch, context: Context) -> Tensor:
+        return super().support_loss(weights, support._replace(x=support.x + 1), context)
+
+
+class Doubled(ANIL):
+    """Computes with other weights than it keeps."""
+
+    def net_weights(self, weights: Params) -> Params:
+        return {name: 2 * w for name, w in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "net"),
+    [(ANIL, Sharper((16,))), (Shifted, MLP((16,))), (Doubled, MLP((16,)))],
+    ids=lambda value: value.__name__ if isinstance(value, type) else type(value).__name__,
+)
+def test_what_others_change_is_respected(kind: type[ANIL], net: Net) -> None:
+    same(*(found(kind(n, inner_steps=3, step_size=0.1)) for n in (net, Whole(net))))
+
+
+@pytest.mark.parametrize("net", [MLP((16,)), Conv4(8, blocks=2), ResNet12((4, 4)), TextEncoder(n_buckets=50)])
+def test_the_output_layer_alone_on_what_it_reads_is_the_net(net: Net) -> None:
+    shape = (9,) if isinstance(net, TextEncoder) else (1, 8, 8)
+    params = net.init(shape, 3, torch.Generator().manual_seed(0))
+    x, mask = torch.randint(1, 40, (6, *shape)).float(), torch.ones(6)
+    body = {name: w for name, w in params.items() if name not in net.output_layer(params)}
+    features, _ = net.apply(body, Inputs(x, mask))
+    assert net.read_out is not None
+    outputs, _ = net.read_out.apply(params, Inputs(features, mask))
+    torch.testing.assert_close(outputs, net.apply(params, Inputs(x, mask))[0])
 
 
 class Counted(nn.Module):

@@ -85,9 +85,8 @@ def slopes(function: Callable[..., Tensor], at: Params, *given: Any, again: bool
         if not at or not value.requires_grad:  # the tape has nothing to say
             return {name: torch.zeros_like(made(weight)) for name, weight in at.items()}
         wholes = {name: [places[name]] if name in places else weight.results for name, weight in here.items()}
-        each = torch.autograd.grad(
-            value.sum(), [*chain(*wholes.values())], create_graph=again, materialize_grads=True
-        )
+        asked = [*chain(*wholes.values())]
+        each = torch.autograd.grad(value.sum(), asked, create_graph=again, materialize_grads=True)
     parts = map(stack.part, each)
     return {
         name: next(parts) if name in places else weight.slope(parts, again) for name, weight in here.items()

@@ -4,6 +4,9 @@ Where a weight multiplies ``n`` examples, the slope of a loss is a product of tw
 the ``n`` outputs, and the ``n`` inputs. After some steps on a few examples a task's weight is thus the shared
 one plus a thin product. Kept like that, the shared weight stays one large multiplication for the examples of
 all tasks, and nothing of its size is made for a task: neither for a step, nor for the derivative of a step.
+
+Only for weights that a net names as such (:meth:`tasklore.nets.Net.linear_layers`): what is done to them is
+seen by torch's protocol for subclasses, which in-place functions, custom functions and transforms go past.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +30,7 @@ NOTHING = torch.empty(0)
 
 
 class _Unmade(Tensor):
-    """A matrix that is known by its parts, and made for whatever function of torch does not know them."""
+    """A matrix that is known by its parts, and made for a function of torch that does not know them."""
 
     def __new__(cls, *_: object) -> Self:
         return Tensor._make_subclass(cls, NOTHING)  # of which nothing but the type is used
@@ -115,7 +118,10 @@ class LowRank(_Unmade):
             if x is None:
                 full = slope if full is None else full + slope
             else:
-                pairs.append((slope, x if again else x.detach()))
+                x = x if again else x.detach()
+                pairs.append(
+                    (slope.to(self.base.dtype), x.to(self.base.dtype))
+                )  # of lowered precision perhaps
         return Slope(self.base, full, pairs)
 
     def moved(self, slope: "Slope", alpha: float = 1.0) -> "LowRank":
@@ -193,7 +199,7 @@ KNOWN: Mapping[Any, Callable[..., Any]] = {F.linear: _linear, torch.add: _add, T
 
 
 def thin(weights: Params, rank: int) -> Params:
-    """Return weights with those kept as a base and a product for which that is smaller than the weight.
+    """Return weights of linear layers, kept as a base and a product where that is smaller than the weight.
 
     Parameters
     ----------

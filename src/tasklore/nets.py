@@ -91,8 +91,24 @@ class Net(abc.ABC):
 
     @property
     def read_out(self) -> "Net | None":
-        """The output layer alone, on what :meth:`apply` gives without its tensors; None if it is not so."""
+        """The output layer alone, so that what it reads need be computed once only; None if there is none.
+
+        Without the tensors of the output layer, :meth:`apply` gives what it reads; applied to that, it gives
+        what :meth:`apply` gives with them.
+        """
         return None
+
+    def linear_layers(self, params: Params) -> frozenset[str]:
+        """Name weights that :meth:`apply` takes for linear layers on (n, n_in), and for nothing else."""
+        return frozenset()
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        # What is said of a net's inside does not hold for a subclass that computes something else.
+        super().__init_subclass__(**settings)
+        if cls.__dict__.keys() & {"apply", "output_layer"}:
+            for name in ("read_out", "linear_layers"):
+                if name not in cls.__dict__:
+                    setattr(cls, name, Net.__dict__[name])
 
     def normalisation(self, params: Params) -> frozenset[str]:
         """Name the scales and shifts that follow a normalisation."""
@@ -191,6 +207,9 @@ class MLP(Net):
     @property
     def read_out(self) -> Net:
         return ReadOut(f"layer{len(self.hidden)}")
+
+    def linear_layers(self, params: Params) -> frozenset[str]:
+        return frozenset(name for name in params if name.endswith(".weight"))
 
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None

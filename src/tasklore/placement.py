@@ -110,6 +110,9 @@ class Lowered(Net):
     def read_out(self) -> Net | None:
         return self.net.read_out
 
+    def linear_layers(self, params: Params) -> frozenset[str]:
+        return self.net.linear_layers(params)
+
     def normalisation(self, params: Params) -> frozenset[str]:
         return self.net.normalisation(params)
 

@@ -1,6 +1,7 @@
 """Learning by gradient steps from a meta-learned start."""
 
 import abc
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
@@ -148,24 +149,32 @@ class GradientLearner(Learner):
     def prepared(self, params: Params, support: Batch, context: Context) -> Params:
         """Return the same params, wide weights in the form in which steps from them cost least.
 
-        Only where the result is differentiated; and only for the steps of this class.
+        Only where the result is differentiated.
         """
-        steps = type(self).adapt is GradientLearner.adapt and not context.recompute
-        plain = isinstance(self.inner, SGD) and not self.pull
-        if not (steps and plain and torch.is_grad_enabled() and Stack.here()):
+        n_steps = self.n_steps(context)
+        plain = isinstance(self.inner, SGD) and not self.pull and not context.recompute and n_steps
+        if not (plain and self._steps_as_here and torch.is_grad_enabled() and Stack.here()):
             return params
         moving = self.moving(self.weights_at(params, 0))
-        moving = {name: w for name, w in moving.items() if w is params.get(name) and w.requires_grad}
-        return params | thin(moving, len(support.mask) * self.n_steps(context))
+        linear = {name: moving[name] for name in self.net.linear_layers(moving)}
+        shared = {name: w for name, w in linear.items() if w is params.get(name) and w.requires_grad}
+        return params | thin(shared, len(support.mask) * n_steps)
+
+    @property
+    def _steps_as_here(self) -> bool:
+        """Whether no subclass elsewhere has changed what a step sees, computes, or does with a slope."""
+        known = RatedLearner if isinstance(self, RatedLearner) else GradientLearner
+        hooks = "adapt", "net_weights", "support_loss", "scaled", "loss"
+        return all(getattr(type(self), hook) is getattr(known, hook) for hook in hooks)
 
     def path(self, params: Params, support: Batch, context: Context) -> Iterator[Params]:
         """Yield the weights before the first inner step, and after each."""
         start = self.moving(self.weights_at(params, 0))
         here = start, self.inner.init(start)
         yield self.weights_at(params, 0) | start
-        steps, seen = self._on_what_stays(params, start, support)
+        reader, seen = self._on_what_stays(params, start, support)
         for step in range(self.n_steps(context)):
-            here = steps._stepped(params, start, here, seen, context, range(step, step + 1))
+            here = reader._stepped(params, start, here, seen, context, range(step, step + 1))
             yield self.weights_at(params, step) | here[0]
 
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
@@ -175,22 +184,25 @@ class GradientLearner(Learner):
         # Of what is computed again only the parts' beginnings are kept, and one part at a time: the square
         # root of the number of steps, twice.
         size = math.ceil(math.sqrt(n_steps)) if context.recompute else n_steps
-        steps, seen = self._on_what_stays(params, start, support)
+        reader, seen = self._on_what_stays(params, start, support)
         for first in range(0, n_steps, max(1, size)):
-            some = range(first, min(first + size, n_steps))
-            here = steps._stepped(params, start, here, seen, context, some)
+            steps = range(first, min(first + size, n_steps))
+            here = reader._stepped(params, start, here, seen, context, steps)
         return self.finished(self.weights_at(params, max(0, n_steps - 1)) | here[0], support, context)
 
     def _on_what_stays(self, params: Params, start: Params, support: Batch) -> tuple[Self, Batch]:
         """Return who takes the inner steps, and on what: on features, where only the output layer moves."""
         weights = self.weights_at(params, 0)
-        head = self.net.output_layer(weights)
-        read_out = self.net.read_out
-        if read_out is None or not start or not head.issuperset(start):
+        head, read_out = self.net.output_layer(weights), self.net.read_out
+        if read_out is None or not start or not head.issuperset(start) or not self._steps_as_here:
             return self, support
         body = {name: tensor for name, tensor in weights.items() if name not in head}
+        if any(tensor is not params.get(name) for name, tensor in body.items()):  # another one in each step
+            return self, support
         features, _ = self.net.apply(body, support.inputs)
-        return dataclasses.replace(self, net=read_out), support._replace(x=features)
+        reader = copy.copy(self)
+        object.__setattr__(reader, "net", read_out)
+        return reader, support._replace(x=features)
 
     def _stepped(
         self,
