@@ -67,25 +67,6 @@ def test_a_model_that_stands_twice_counts_twice() -> None:
     np.testing.assert_allclose(Blend(problem, (half, half)).outputs(problem.table), 2.5)
 
 
-def test_variations_and_what_finds_its_size_have_their_turns() -> None:
-    search = begun(400)
-    fits = {"ridge-1": 0.1, "boosting-stopped": 2.0, "ridge-1 with alpha 3": 0.1}
-    by_turn = []
-    for turn in range(3):
-        search.taken = {(str(i), 0): i for i in range(turn)}
-        by_turn.append(set(search._of_this_turn(fits)))
-    assert by_turn == [
-        {"ridge-1 with alpha 3"},
-        {"ridge-1", "boosting-stopped"},
-        {"ridge-1", "boosting-stopped"},
-    ]
-    assert set(search._of_this_turn({"ridge-1 with alpha 3": 0.1})) == {"ridge-1 with alpha 3"}
-    large = begun(5000)
-    large.taken = {(str(i), 0): i for i in range(2)}
-    assert set(large._of_this_turn(fits)) == {"boosting-stopped"}, "larger than what is known of past tables"
-    assert set(large._of_this_turn({"ridge-1": 0.1})) == {"ridge-1"}
-
-
 def test_the_best_goes_up_while_there_is_time_for_it() -> None:
     """Four times the rows would take it 4 of 10 seconds, and the others hardly any: half-time is too late."""
     search = begun(8000)

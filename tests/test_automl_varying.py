@@ -97,13 +97,25 @@ def test_offers_keep_those_tried_and_are_drawn_with_a_seed() -> None:
     assert none.offer(best, set(), 8).candidates == prior.candidates
 
 
-def test_a_search_goes_beyond_the_named_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasklore.apps.automl.search.VARY_AFTER", 16)  # sooner, to be done sooner
+def test_a_search_goes_beyond_the_named_candidates_when_all_were_tried() -> None:
+    whole = TablePrior.shipped("classification")
+    places = [whole.candidates.index(name) for name in whole.portfolio[:10]]
+    few = dataclasses.replace(
+        whole,
+        portfolio=whole.portfolio[:10],
+        candidates=whole.portfolio[:10],
+        losses=whole.losses[:, places],
+        seconds=whole.seconds[:, places],
+    )
     x, y = load_breast_cancer(return_X_y=True)
     boards = [
-        AutoClassifier(max_evaluations=26, n_jobs=2, random_state=1).fit(x[:200, :5], y[:200]).leaderboard_
-        for _ in range(2)
+        AutoClassifier(max_evaluations=18, n_jobs=n_jobs, random_state=1, prior=few)
+        .fit(x[:200, :5], y[:200])
+        .leaderboard_
+        for n_jobs in (1, 2)
     ]
-    assert any(" with " in name for name in boards[0]["candidate"])
+    varied = [" with " in name for name in boards[0].sort_values("at")["candidate"]]
+    assert 5 <= sum(varied) <= 12
+    assert sorted(varied) == varied, "the named ones come first"
     assert list(boards[0]["candidate"]) == list(boards[1]["candidate"])
     np.testing.assert_array_equal(boards[0]["score"], boards[1]["score"])

@@ -8,7 +8,7 @@ as well. Large tables are searched on some of their rows first; the best candida
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,8 +34,7 @@ __all__ = ["search"]
 
 N_COSTED = 6  # candidates whose cost decides on how many rows and folds the search can be
 SHARE = 0.4  # of the budget that they may take
-VARY_AFTER, VARY_EVERY, N_PARENTS = 50, 8, 4  # trials before settings are varied, and again; of how many
-VARY_SOONER = 12  # where past tables say less
+VARY_EVERY, N_PARENTS = 8, 4  # trials after which other variations are offered; of how many candidates
 GENERATION = 4  # in reproducible runs, trials that are chosen together
 HOPELESS = 0.6  # of what separates the best from the trivial: a candidate farther behind is given up
 LEAST_MARGIN = 0.25  # of the trivial loss: what separates them is taken to be at least this
@@ -127,7 +126,7 @@ class _Search:
             self.distinct = set(alike.values()) - {"constant"}
             self.named = frozenset(self.distinct)
             self.expected = self._expected()
-            self.vary_at = VARY_SOONER if self._larger else VARY_AFTER
+            self.vary_at = 0
             self.first = [name for name in self.prior.portfolio if name in self.distinct][:N_COSTED]
             self.levels = self._levels()
             reason = self._try_candidates(workers)
@@ -413,44 +412,35 @@ class _Search:
             return None
         if self.budget.seconds is None:
             return self._next_reproducibly(n_running)
-        self._vary()
         if (upward := self._next_upward()) is not None:
             return upward
-        fits = {
-            name: seconds
-            for name in self.distinct
-            if (name, 0) not in self.taken and (seconds := self._expected_trial(name, 0)) < 0.9 * self._left()
-        }
+        fits = self._in_time(self.named)
+        if not fits:
+            self._vary()
+            fits = self._in_time(self.distinct)
         if not fits or self._patience_is_over():
             # Nothing is expected to be done in time; with nothing at hand, the quickest is worth a try.
-            rest = [name for name in self.distinct if (name, 0) not in self.taken]
+            rest = self._untried(self.distinct)
             if any(trial.whole for trial in self.trials) or not rest:
                 return self._next_upward(now=True)
             return min(rest, key=lambda name: self._expected_trial(name, 0)), 0
         cheap = {name: seconds for name, seconds in fits.items() if seconds < 0.3 * self.budget.seconds}
-        chosen = self.prior.choose(
-            self._begun(), self.described, self._of_this_turn(cheap or fits), len(self.taken)
-        )
+        chosen = self.prior.choose(self._begun(), self.described, cheap or fits, len(self.taken))
         return (chosen, 0) if chosen else None
 
-    def _of_this_turn(self, fits: dict[str, float]) -> dict[str, float]:
-        """Return from which of the candidates the next one is chosen."""
-        turn = len(self.taken)
-        if not self.prior.varies:
-            return fits
-        if turn % 3 == 2 and self._larger:
-            sized = [name for name in fits if self.suited[name].sizes_itself]
-            if sized:
-                return {name: fits[name] for name in sized}
-        varied = {name: seconds for name, seconds in fits.items() if name not in self.named}
-        if turn % 3 == 0 and varied:
-            return varied
-        return {name: seconds for name, seconds in fits.items() if name in self.named} or varied
+    def _untried(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if (name, 0) not in self.taken]
+
+    def _in_time(self, names: Iterable[str]) -> dict[str, float]:
+        """Return what was not tried and is expected to be done in time, and how long it takes."""
+        most = 0.9 * self._left()
+        expected = {name: self._expected_trial(name, 0) for name in self._untried(names)}
+        return {name: seconds for name, seconds in expected.items() if seconds < most}
 
     def _vary(self) -> None:
-        """Offer variations of the best candidates so far, anew after every so many trials."""
+        """Offer variations of the best candidates, anew after every so many trials."""
         known = [trial for trial in self._known(0) if trial.whole]
-        if not self.prior.varies or min(len(known), len(self.taken)) < self.vary_at:
+        if not self.prior.varies or not known or len(self.taken) < self.vary_at:
             return
         self.vary_at = len(self.taken) + VARY_EVERY
         known.sort(key=lambda trial: (trial.measured.loss, trial.candidate.name))
@@ -466,14 +456,14 @@ class _Search:
         if len(self.taken) % GENERATION == 0:
             if n_running:
                 return None
-            self._vary()
-        rest = [name for name in self.distinct if (name, 0) not in self.taken]
+            if len(self._untried(self.named)) < GENERATION:
+                self._vary()
+        rest = self._untried(self.named) or self._untried(self.distinct)
         if not rest:
             return None
         tried = self._begun()
         likeness = self.prior.likeness(tried, self.described)
-        turn = self._of_this_turn(dict.fromkeys(rest, 1.0))
-        return self.prior.most_promising(tried, likeness, turn), 0
+        return self.prior.most_promising(tried, likeness, dict.fromkeys(rest, 1.0)), 0
 
     def _next_upward(self, now: bool = False) -> tuple[str, int] | None:
         """Return one of the best candidates of a level for the one above it, if it is time or must be now."""
