@@ -64,7 +64,7 @@ def at_random(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: 
 
 
 def named(x: pd.DataFrame, y: np.ndarray, kind: str, budget: float, folder: Path) -> Any:
-    """Fit Tasklore without variations, and without turns for boosting that sizes itself."""
+    """Fit Tasklore without variations."""
     from tasklore import AutoClassifier, AutoRegressor
     from tasklore.apps.automl.prior import TablePrior
 
