@@ -221,7 +221,7 @@ def children_of(process: int) -> list[int]:
 
 def test_a_killed_process_costs_one_candidate() -> None:
     x, y = datasets.load_breast_cancer(return_X_y=True)
-    model = AutoClassifier(max_evaluations=6, n_jobs=1, prior=quick_prior("classification"))
+    model = AutoClassifier(max_evaluations=5, n_jobs=1, prior=quick_prior("classification"))
     killed: list[int] = []
 
     def kill(trial: Trial) -> None:
