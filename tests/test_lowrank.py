@@ -105,8 +105,8 @@ def test_in_half_precision_it_points_the_same_way(kind: type[MAML], at_once: int
     learner = kind(MLP((48, 32)), inner_steps=3, step_size=0.1)
     exact = direction(learner, drawn(), Backprop(N_TASKS), double=False)
     half = direction(in_precision(learner, "bfloat16"), drawn(), Backprop(at_once), double=False)
-    ends = [torch.cat([total.flatten() for total in found.total.values()]) for found in (exact, half)]
-    assert torch.cosine_similarity(*ends, 0) > 0.98
+    one, other = (torch.cat([t.flatten() for t in found.total.values()]) for found in (exact, half))
+    assert torch.cosine_similarity(one, other, 0) > 0.98
 
 
 def test_what_does_not_know_a_product_gets_the_matrix() -> None:
