@@ -114,14 +114,13 @@ class LowRank(_Unmade):
         """
         full: Tensor | None = None
         pairs: list[tuple[Tensor, Tensor]] = []
+        # What follows in the iterator are slopes of others. Either may be of lowered precision.
         for (_, x), slope in zip(self._uses or (), at_results, strict=False):
             if x is None:
                 full = slope if full is None else full + slope
             else:
                 x = x if again else x.detach()
-                pairs.append(
-                    (slope.to(self.base.dtype), x.to(self.base.dtype))
-                )  # of lowered precision perhaps
+                pairs.append((slope.to(self.base.dtype), x.to(self.base.dtype)))
         return Slope(self.base, full, pairs)
 
     def moved(self, slope: "Slope", alpha: float = 1.0) -> "LowRank":

@@ -162,9 +162,9 @@ class GradientLearner(Learner):
 
     @property
     def _steps_as_here(self) -> bool:
-        """Whether no subclass elsewhere has changed what a step sees, computes, or does with a slope."""
+        """Whether no subclass elsewhere has changed what is done with examples, weights and slopes."""
         known = RatedLearner if isinstance(self, RatedLearner) else GradientLearner
-        hooks = "adapt", "net_weights", "support_loss", "scaled", "loss"
+        hooks = "adapt", "net_weights", "support_loss", "scaled", "loss", "finished", "predict"
         return all(getattr(type(self), hook) is getattr(known, hook) for hook in hooks)
 
     def path(self, params: Params, support: Batch, context: Context) -> Iterator[Params]:

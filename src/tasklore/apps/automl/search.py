@@ -96,6 +96,7 @@ class _Search:
     taken: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
     took: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])  # seconds a fold
     speed: list[float] = field(default_factory=list[float])  # logarithms of measured / expected seconds
+    vary_at: int = 0  # trials before other variations are offered
     blended: tuple[int, list[str]] | None = None  # trials that were known when the blend had these members
     refitted: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
 
@@ -126,7 +127,6 @@ class _Search:
             self.distinct = set(alike.values()) - {"constant"}
             self.named = frozenset(self.distinct)
             self.expected = self._expected()
-            self.vary_at = 0
             self.first = [name for name in self.prior.portfolio if name in self.distinct][:N_COSTED]
             self.levels = self._levels()
             reason = self._try_candidates(workers)
