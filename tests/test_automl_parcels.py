@@ -29,8 +29,9 @@ def ends() -> Generator[Ends]:
 def through(ends: Ends, parcel: object) -> Any:
     sender = threading.Thread(target=parcels.send, args=(ends[0], parcel))
     sender.start()
-    received = parcels.receive(ends[1])
+    received, size = parcels.receive(ends[1])
     sender.join()
+    assert size > 0
     return received
 
 
@@ -72,6 +73,15 @@ def test_what_arrives_is_ones_own(ends: Ends) -> None:
     found[:] = 1.0
     assert not array.any()
     assert found.flags.writeable
+
+
+@pytest.mark.parametrize("parcel", [np.zeros(100_000), "x" * 800_000], ids=["array", "text"])
+def test_its_size_is_told(ends: Ends, parcel: object) -> None:
+    sender = threading.Thread(target=parcels.send, args=(ends[0], parcel))
+    sender.start()
+    _, size = parcels.receive(ends[1])
+    sender.join()
+    assert 800_000 <= size < 802_000
 
 
 def test_models_predict_the_same(ends: Ends) -> None:

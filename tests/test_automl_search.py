@@ -129,6 +129,25 @@ def test_models_that_no_blend_may_take_are_let_go(monkeypatch: pytest.MonkeyPatc
     assert np.isfinite(found.blend.outputs(problem.table)).all()
 
 
+def test_models_are_kept_as_far_as_memory_goes() -> None:
+    """The best one's in any case, then those of the best that there is room for."""
+    search = begun(100)
+    search.most_kept = 100
+
+    def kept() -> list[str]:
+        return [trial.candidate.name for trial in search.trials if trial.measured.models]
+
+    for place, (name, loss, size) in enumerate(
+        (("ridge-1", 0.5, 60), ("forest", 0.4, 50), ("boosting", 0.6, 40), ("lightgbm", 0.3, 140))
+    ):
+        found = Measurement(name, (loss,), 1.0, 0.0, 0.0, np.empty(0), models=(Constant(loss),), size=size)
+        search.trials.append(Trial(place, search.suited[name], found, 0, 100, 1.0, loss))
+        search._forget_models(0)
+        if name == "boosting":
+            assert kept() == ["forest", "boosting"], "there was no room for both of the first two"
+    assert kept() == ["lightgbm"]
+
+
 def of_kinds(n: int, **columns: Any) -> Problem:
     rng = np.random.default_rng(0)
     given = {name: make(rng, n) for name, make in columns.items()}

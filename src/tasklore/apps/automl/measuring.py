@@ -165,6 +165,8 @@ class Measurement:
     seconds : float
         Of wall-clock time, for all folds, until the result was where it is used; not what a process needed
         to start or to be told of the table.
+    size : int
+        Bytes of all this, models included, as they came from another process; 0 from this one.
     """
 
     candidate: str
@@ -176,6 +178,7 @@ class Measurement:
     error: str = ""
     models: tuple[Any, ...] = ()
     seconds: float = 0.0
+    size: int = 0
 
     @property
     def loss(self) -> float:

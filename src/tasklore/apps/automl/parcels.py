@@ -51,8 +51,10 @@ def send(pipe: "Connection[Any, Any]", parcel: object) -> None:
             socket.send_fds(line, [b"m"], [memory.fileno()])
 
 
-def receive(pipe: "Connection[Any, Any]") -> Any:
-    """Return what was sent; its arrays may be written to, and share one piece of memory, freed with the last.
+def receive(pipe: "Connection[Any, Any]") -> tuple[Any, int]:
+    """Return what was sent, and how many bytes it has.
+
+    Its arrays may be written to, and share one piece of memory, freed with the last.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def receive(pipe: "Connection[Any, Any]") -> Any:
     whole = _mapped(pipe) if any(end > begin for begin, end in spans) else memoryview(b"")
     arrays = [whole[begin:end] for begin, end in spans]
     packing: Any = ForkingPickler  # whose typing takes ``loads`` for a method
-    return packing.loads(content, buffers=arrays)
+    return packing.loads(content, buffers=arrays), len(content) + len(whole)
 
 
 def _mapped(pipe: "Connection[Any, Any]") -> memoryview:

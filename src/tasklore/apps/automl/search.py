@@ -28,7 +28,7 @@ from .prior import TablePrior
 from .space import candidates
 from .trials import Blend, Budget, Design, Found, Trial, growth
 from .varying import Variations
-from .worker import Worker, lent
+from .worker import Worker, free_megabytes, lent
 
 __all__ = ["search"]
 
@@ -49,6 +49,7 @@ MOST_OF_WHAT_IS_LEFT = 0.8  # that a candidate which goes up may be expected to 
 OVERHEAD = 0.01  # seconds of a fold
 LONGEST_TRIAL, NEVER = 600.0, 1e6  # seconds, whatever the budget; and where measured times decide nothing
 N_NEAREST = 20  # candidates that a blend may be made of
+KEPT_SHARE = 0.2  # of the memory that is free: what their models may take, if no limit is given
 LEAST_WEIGHT = 0.03  # members of a blend with less are left out
 EVALUATED_ROWS = 20_000  # of reproducible runs
 DESCRIBED_ROWS = 3000
@@ -101,6 +102,7 @@ class _Search:
     refitted: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
 
     def run(self) -> Found:
+        self.most_kept = int((self.budget.memory or KEPT_SHARE * free_megabytes()) * 2**20)
         with lent(self.budget.n_jobs, self.budget.memory) as workers:
             for worker in workers:
                 worker.start()
@@ -356,12 +358,19 @@ class _Search:
         self.watch(trial)
 
     def _forget_models(self, level: int) -> None:
-        """Keep the models of what may come into the blend only: a forest takes hundreds of megabytes."""
+        """Keep the models of what may come into the blend only: a forest takes hundreds of megabytes.
+
+        So many at most, and as many as there is memory for; those of the best in any case.
+        """
         known = [place for place, trial in enumerate(self.trials) if trial.level == level]
         known.sort(key=lambda place: self._badness(self.trials[place]))
-        for place in known[N_NEAREST:]:
-            if self.trials[place].measured.models:
-                bare = dataclasses.replace(self.trials[place].measured, models=())
+        room = self.most_kept
+        for rank, place in enumerate(known):
+            measured = self.trials[place].measured
+            if rank == 0 or (rank < N_NEAREST and measured.size <= room):
+                room -= measured.size
+            elif measured.models:
+                bare = dataclasses.replace(measured, models=(), size=0)
                 self.trials[place] = dataclasses.replace(self.trials[place], measured=bare)
 
     def _badness(self, trial: Trial) -> float:

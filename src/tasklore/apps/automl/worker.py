@@ -23,7 +23,7 @@ from . import nursery, parcels
 from .measuring import Folds, Measurement, Problem, measure
 from .pipelines import Candidate
 
-__all__ = ["Worker", "lent", "serve"]
+__all__ = ["Worker", "free_megabytes", "lent", "serve"]
 
 STARTING = 120.0  # seconds that importing may take on a busy machine
 
@@ -193,11 +193,11 @@ def _answer(pipe: "Connection[Any, Any]") -> None:
 def _received(pipe: "Connection[Any, Any]") -> Measurement:
     """Return what is arriving, the seconds that it takes to arrive added."""
     began = time.monotonic()
-    found: Measurement = parcels.receive(pipe)
+    found, size = parcels.receive(pipe)
     # Its predictions are kept when its models are not, so they must not share memory with them.
     predictions = found.predictions.copy()
     seconds = found.seconds + time.monotonic() - began
-    return dataclasses.replace(found, predictions=predictions, seconds=seconds)
+    return dataclasses.replace(found, predictions=predictions, seconds=seconds, size=size)
 
 
 def _pair() -> tuple[Connection, Connection]:
@@ -221,7 +221,7 @@ def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
     megabytes : int, optional
         For all of them together; by default 60 to 80 % of what is free, 500 for each at least.
     """
-    limit = megabytes // n if megabytes else max(500, _roughly(int(0.8 * _free_megabytes()) // n))
+    limit = megabytes // n if megabytes else max(500, _roughly(int(0.8 * free_megabytes()) // n))
     with _lock:
         waiting = _idle.setdefault(limit, [])
         borrowed = [waiting.pop() if waiting else Worker(limit) for _ in range(n)]
@@ -261,7 +261,8 @@ def _close() -> None:
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def _free_megabytes() -> float:
+def free_megabytes() -> float:
+    """Return what this machine could give to processes now; where it does not tell, all that it has."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             known = dict(line.split(":") for line in file)
