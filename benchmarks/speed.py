@@ -1,6 +1,7 @@
 """One meta-step of second-order MAML: Tasklore against its peers, the same numbers out of each.
 
     python benchmarks/speed.py [--threads 2] [--repeats 3] [--learn2learn FOLDER]
+    python benchmarks/speed.py --device cuda --problems conv4 conv4-5 --tasks 32
 
 The peers are higher and TorchOpt, and learn2learn from a folder that holds its source (its package does not
 install any more, but its MAML needs no part that is compiled).
@@ -11,7 +12,8 @@ the same is checked in double precision, where the meta-gradients must agree to 
 rounding of long sums grows with every inner step, and the "rounding" column says how far each library's
 meta-gradient lies from the exact one; 1e-4 on the MLPs and 1e-2 on the convolutional networks are allowed, or
 twice what higher is off by. "compiled" is ``execution = "compiled"``, whose first step takes as
-long as the last column says.
+long as the last column says. On a GPU, memory is the most that its allocator has given out, less what was
+given out before the first step, and TF32 is off, as it is by default.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +53,13 @@ from tasklore.types import Batch, Context, Episode, Params, TaskSpec
 
 PEERS = ("higher", "torchopt", "learn2learn")
 PROBLEMS = {
-    "sinusoid": "MLP 1-40-40-1, sinusoid, 16 tasks x 5 steps",
-    "mlp": "MLP 784-256-128-64-5, 16 tasks x 5 steps, 5-way 1-shot",
-    "conv4": "Conv-4 28x28, 16 tasks x 1 step, 5-way 1-shot",
-    "conv4-5": "Conv-4 28x28, 16 tasks x 5 steps, 5-way 1-shot",
-    "resnet12": "ResNet-12 3x32x32, 2 tasks x 1 step, 5-way 1-shot",
+    "sinusoid": "MLP 1-40-40-1, sinusoid, {} tasks x 5 steps",
+    "mlp": "MLP 784-256-128-64-5, {} tasks x 5 steps, 5-way 1-shot",
+    "conv4": "Conv-4 28x28, {} tasks x 1 step, 5-way 1-shot",
+    "conv4-5": "Conv-4 28x28, {} tasks x 5 steps, 5-way 1-shot",
+    "resnet12": "ResNet-12 3x32x32, {} tasks x 1 step, 5-way 1-shot",
 }
-COMPILED = ("sinusoid", "mlp")  # a graph of stacked convolutions is no faster
+COMPILED = ("sinusoid", "mlp")  # on a CPU; a graph of stacked convolutions is no faster there
 N_TASKS = {name: 2 if name == "resnet12" else 16 for name in PROBLEMS}
 TOLERANCE = 1e-9  # of a meta-gradient in double precision, relative to its largest value
 SINGLE = {name: 1e-4 if name in COMPILED else 1e-2 for name in PROBLEMS}  # in single precision
@@ -64,9 +67,45 @@ SECONDS = 4.0  # that a measurement takes at least
 MetaStep = Callable[[], Params]
 
 
-def problem(name: str) -> tuple[MAML, TaskSpec, Params, Episode]:
+@dataclass(frozen=True)
+class Machine:
+    """On what is measured.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+    threads : int
+        Of the CPU.
+    """
+
+    device: str
+    threads: int
+
+    def wait(self) -> None:
+        """Wait until the device has done what it was told."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def begin(self) -> float:
+        """Count the most memory from now on, and return what is held now, in MiB."""
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            return torch.cuda.memory_allocated() / 2**20
+        Path("/proc/self/clear_refs").write_text("5")
+        return resident("VmRSS")
+
+    def peak(self) -> float:
+        """Return the most that was held since then, in MiB."""
+        return torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else resident("VmHWM")
+
+    def __str__(self) -> str:
+        return torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
+
+
+def problem(name: str, n_tasks: int) -> tuple[MAML, TaskSpec, Params, Episode]:
     """Return the learner, its params and a stack of episodes."""
-    generator, n_tasks = torch.Generator().manual_seed(0), N_TASKS[name]
+    generator = torch.Generator().manual_seed(0)
     if name == "sinusoid":
         learner, spec = MAML(MLP((40, 40)), inner_steps=5, step_size=0.01), TaskSpec("regression", (1,), 1)
         x = torch.rand(n_tasks, 20, 1, generator=generator) * 10 - 5
@@ -136,25 +175,30 @@ def loss_of(outputs: Tensor, batch: Batch, task: int) -> Tensor:
     return F.mse_loss(outputs, y) if y.is_floating_point() else F.cross_entropy(outputs, y)
 
 
-def meta_step(library: str, name: str, dtype: torch.dtype = torch.float32) -> MetaStep:
+def meta_step(
+    library: str, name: str, n_tasks: int, machine: Machine, dtype: torch.dtype = torch.float32
+) -> MetaStep:
     """Return a function that computes the mean meta-gradient."""
-    learner, spec, *drawn = problem(name)
+    learner, spec, *drawn = problem(name, n_tasks)
     torch.set_default_dtype(dtype)
-    params, episodes = tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, drawn)
+    params, episodes = tree_map(
+        lambda leaf: leaf.to(machine.device, dtype if leaf.is_floating_point() else None), drawn
+    )
     support, query = episodes
-    n_tasks = N_TASKS[name]
     if library.startswith("tasklore"):
-        context = Context(spec, torch.arange(n_tasks), training=True)
+        context = Context(spec, torch.arange(n_tasks, device=machine.device), training=True)
         if library == "tasklore":  # as execution="auto" does at the first step
 
             def run(plan: Plan, n: int = n_tasks) -> None:
                 some = tree_map(lambda leaf: leaf[:n], (episodes, context.key))
                 planned = rule_for(learner, plan.tasks_at_once, threads=plan.threads)
                 planned(learner, params, some[0], dataclasses.replace(context, key=some[1]))
+                machine.wait()
 
-            plan = choose(
-                n_tasks, "auto", run, run, task=lambda: run(Plan(), 1), threads=torch.get_num_threads()
-            )
+            on_cpu = machine.device == "cpu"
+            task = functools.partial(run, Plan(), 1) if on_cpu else None
+            threads = min(machine.threads, n_tasks) if on_cpu else 1
+            plan = choose(n_tasks, "auto", run, run, task=task, threads=threads)
             rule = rule_for(learner, plan.tasks_at_once, threads=plan.threads)
         else:
             rule = rule_for(learner, n_tasks, compiled=True)
@@ -242,26 +286,22 @@ def learn2learn_maml(folder: Path) -> Any:
     return importlib.import_module("learn2learn.algorithms.maml").MAML
 
 
-def exact(library: str, name: str, threads: int, out: Path) -> None:
+def exact(library: str, name: str, n_tasks: int, machine: Machine, out: Path) -> None:
     """Keep the meta-gradient of one library on one problem in double precision."""
-    torch.set_num_threads(threads)
-    np.savez(out, **arrays(meta_step(library, name, torch.float64)()))
+    np.savez(out, **arrays(meta_step(library, name, n_tasks, machine, torch.float64)()))
 
 
 def arrays(gradient: Params) -> dict[str, Any]:
     """Return tensors as arrays."""
-    return {key: tensor.detach().numpy() for key, tensor in gradient.items()}
+    return {key: tensor.detach().cpu().numpy() for key, tensor in gradient.items()}
 
 
-def child(library: str, name: str, threads: int, out: Path) -> None:
+def child(library: str, name: str, n_tasks: int, machine: Machine, out: Path) -> None:
     """Measure one library on one problem and print the result as JSON."""
-    torch.set_num_threads(threads)
     imported(library)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the largest size is counted from now on
-    base = resident("VmRSS")
+    base = machine.begin()
     with memory_kept() if library.startswith("tasklore") else contextlib.nullcontext():  # as train.fit does
-        step = meta_step(library, name)
+        step = meta_step(library, name, n_tasks, machine)
         started = time.perf_counter()
         gradient = arrays(step())
         first = time.perf_counter() - started
@@ -271,11 +311,12 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
         while len(times) < 3 or (time.perf_counter() - started < SECONDS and len(times) < 200):
             begun = time.perf_counter()
             step()
+            machine.wait()
             times.append(time.perf_counter() - begun)
-    peak = resident("VmHWM")  # counting operations takes some, too
+    peak = machine.peak()  # counting operations takes some, too
     if library.startswith("tasklore"):  # the same operations, but one task after the other
-        learner, spec, params, episodes = problem(name)
-        context = Context(spec, torch.arange(N_TASKS[name]), training=True)
+        learner, spec, params, episodes = problem(name, n_tasks)
+        context = Context(spec, torch.arange(n_tasks), training=True)
         step = functools.partial(rule_for(learner, 1), learner, params, episodes, context)
     with FlopCounterMode(display=False) as counter:
         step()
@@ -284,18 +325,20 @@ def child(library: str, name: str, threads: int, out: Path) -> None:
     print(json.dumps(found | {"first": first}))
 
 
-def convolution_rate(threads: int) -> float:
+def convolution_rate(machine: Machine) -> float:
     """Return the machine's rate of 64-channel 3x3 convolutions, in FLOP/s."""
-    torch.set_num_threads(threads)
-    x, w = torch.rand(200, 64, 14, 14), torch.rand(64, 64, 3, 3)
+    n = 200 if machine.device == "cpu" else 2000
+    x, w = (torch.rand(size, device=machine.device) for size in ((n, 64, 14, 14), (64, 64, 3, 3)))
     x, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, w))
     times: list[float] = []
     with torch.no_grad():
         for _ in range(20):
+            machine.wait()
             begun = time.perf_counter()
             F.conv2d(x, w, padding=1)
+            machine.wait()
             times.append(time.perf_counter() - begun)
-    return 2 * 200 * 14 * 14 * 64 * 64 * 9 / statistics.median(times)
+    return 2 * n * 14 * 14 * 64 * 64 * 9 / statistics.median(times)
 
 
 def main() -> None:
@@ -307,29 +350,41 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=PROBLEMS)
     parser.add_argument("--learn2learn", type=Path, help="folder that holds its source")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tasks", type=int, help="of a meta-step; by default 16, with ResNet-12 2")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--exact", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device here")
+    if arguments.tasks is not None and arguments.tasks < 1:
+        parser.error(f"--tasks {arguments.tasks}: at least one task is needed")
+    torch.set_num_threads(arguments.threads)
+    machine = Machine(arguments.device, arguments.threads)
     if arguments.child:
+        library, name, out = arguments.child
         what = exact if arguments.exact else child
-        what(arguments.child[0], arguments.child[1], arguments.threads, Path(arguments.child[2]))
+        what(library, name, arguments.tasks, machine, Path(out))
         return
     console = Console(width=130)
-    rate = convolution_rate(arguments.threads)
+    rate = convolution_rate(machine)
     console.print(
-        f"torch {torch.__version__}, {arguments.threads} threads, {platform.machine()}; "
+        f"torch {torch.__version__}, {arguments.threads} threads, {machine}; "
         f"convolutions run at {rate / 1e9:.0f} GFLOP/s here"
     )
     peers = [peer for peer in PEERS if peer != "learn2learn" or arguments.learn2learn]
     environment = os.environ | {"LEARN2LEARN": str(arguments.learn2learn or "")}
     for name in arguments.problems:
-        libraries = ["tasklore", *(["tasklore compiled"] if name in COMPILED else []), *peers]
+        n_tasks = arguments.tasks or N_TASKS[name]
+        compiled = name in COMPILED or arguments.device == "cuda"
+        libraries = ["tasklore", *(["tasklore compiled"] if compiled else []), *peers]
         results: dict[str, list[dict[str, float]]] = {library: [] for library in libraries}
         with tempfile.TemporaryDirectory() as folder:
 
             def run(library: str, *flags: str) -> str:
                 out = Path(folder) / f"{library}{''.join(flags)}.npz"
                 command = [sys.executable, __file__, "--threads", str(arguments.threads), *flags]
+                command += ["--device", arguments.device, "--tasks", str(n_tasks)]  # noqa: B023
                 command += ["--child", library, name, str(out)]  # noqa: B023
                 return subprocess.run(
                     command, check=True, stdout=subprocess.PIPE, text=True, env=environment
@@ -344,7 +399,7 @@ def main() -> None:
                 {library: dict(np.load(Path(folder) / f"{library}{flag}.npz")) for library in libraries}
                 for flag in ("", "--exact")
             )
-        console.print(table(PROBLEMS[name], results, found, truth, rate, SINGLE[name]))
+        console.print(table(PROBLEMS[name].format(n_tasks), results, found, truth, rate, SINGLE[name]))
 
 
 def table(

@@ -1,6 +1,7 @@
 """Weights that are multiplied with but not made: the same numbers, in less memory."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tasklore.lowrank import LowRank, thin
 from tasklore.metagrad import Backprop, MetaGradient
 from tasklore.modules import ModuleNet
 from tasklore.nets import MLP
+from tasklore.optimizers import SGD
 from tasklore.placement import in_precision
 from tasklore.types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 
@@ -144,6 +146,49 @@ def test_what_a_task_learns_are_tensors_for_those_who_ask() -> None:
     support = Batch(*(tensor[0] for tensor in drawn().support))
     adapted = learner.adapt(params, support, Context(SPEC, torch.tensor(0), training=True))
     assert all(isinstance(tensor, Tensor) for tensor in adapted.values())
+
+
+@dataclass(frozen=True)
+class Decayed(SGD):
+    """Changes the weights that it has found, in place."""
+
+    def update(
+        self, params: Params, gradient: Params, state: Params, scale: float = 1.0
+    ) -> tuple[Params, Params]:
+        found, state = super().update(params, gradient, state, scale)
+        for w in found.values():
+            w.mul_(0.5)
+        return found, state
+
+
+@dataclass(frozen=True)
+class WithDecay(MAML):
+    """Takes its steps by another rule, which is a kind of the usual one."""
+
+    @property
+    def inner(self) -> SGD:
+        return Decayed(self.step_size)
+
+
+@pytest.mark.parametrize("at_once", [1, N_TASKS])
+def test_a_rule_of_ones_own_gets_tensors(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = WithDecay(MLP((48, 32)), inner_steps=2, step_size=0.3)
+    found = direction(learner, drawn(), Backprop(at_once))
+    monkeypatch.setattr("tasklore.lowrank.SMALL", 0.0)
+    expected = direction(learner, drawn(), Backprop(at_once))
+    for name, total in expected.total.items():
+        torch.testing.assert_close(found.total[name], total)
+
+
+def test_a_product_cannot_be_changed_in_place() -> None:
+    """What is done to a matrix that is made for a moment would be lost."""
+    weight: Any = LowRank(torch.zeros(3, 2), torch.ones(1, 3), torch.ones(1, 2))
+    with pytest.raises(TypeError, match="cannot be changed in place, by mul_"):
+        weight.mul_(0.5)
+    with pytest.raises(TypeError, match="by __setitem__"):
+        weight[:, 0] = 0.0
+    with pytest.raises(TypeError, match="by add_"):
+        torch.zeros(3, 2).add_(weight)
 
 
 @dataclass(frozen=True)

@@ -447,9 +447,59 @@ class Computed(nn.Module):
         return x * self.twice
 
 
+class Gated(nn.Module):
+    """Refers to itself in a function that does not go with it when it is copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.gate = lambda x: x * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gate(x)
+
+
+class Hooked(nn.Linear):
+    """The same in a hook."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.register_forward_hook(lambda module, given, found: found * self.scale)
+
+
+class Method(Hooked):
+    """A method as a hook, which does go with it."""
+
+    def __init__(self) -> None:
+        nn.Linear.__init__(self, 4, 4)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.register_forward_hook(self.times)
+
+    def times(self, module: nn.Module, given: Any, found: Tensor) -> Tensor:
+        return found * self.scale
+
+
+class TimeMajor(nn.Module):
+    """Normalises rows that are not an example's together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(0, 1)  # (time, n, 4)
+        return self.norm(rows.flatten(0, 1)).view(rows.shape).transpose(0, 1)
+
+
 @pytest.mark.parametrize(
     ("module", "cure"),
     [
+        (Gated(), "weights that it does not look up where it is called.*use methods"),
+        (Hooked(), "weights that it does not look up"),
+        (Randomly(lambda x: x - x.mean(0)), "mixes examples"),
+        (Randomly(lambda x: torch.batch_norm(x, *[None] * 4, True, 0.1, 1e-5, False)), "mixes examples"),
+        (TimeMajor(), "mixes examples: .*an example's rows together"),
         (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)), "drops 10 % at random"),
         (nn.TransformerEncoderLayer(4, 2, 8), "make it with dropout 0"),
         (nn.GRU(4, 5, 2, dropout=0.2), "drops 20 %"),
@@ -460,14 +510,15 @@ class Computed(nn.Module):
         (Randomly(lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.1)), "give it dropout_p=0"),
         (Randomly(lambda x: x + torch.rand_like(x)), "draws at random when it is called"),
         (nn.utils.parametrizations.spectral_norm(nn.Linear(4, 400)), "changes its .*eval\\(\\)"),
-        (nn.LSTM(4, 5), "made no tensor of 2 examples"),
-        (nn.Flatten(0, 1), r"made a tensor of shape \(12, 4\) of 2 examples"),
+        (nn.LSTM(4, 5), "made no tensor of 3 examples"),
+        (nn.Flatten(0, 1), r"made a tensor of shape \(18, 4\) of 3 examples"),
         (nn.LazyLinear(4), "weight has no size before the module is called"),
         (Computed(), "cannot be copied for a thread of its own: .*nn.utils.parametrizations"),
         (Looked(nn.Embedding(4, 5, max_norm=1.0)), "max_norm, which writes into weights"),
         (Looked(nn.Sequential(nn.Flatten(0), nn.EmbeddingBag(4, 5))), r"give ids of shape \(n, length\)"),
     ],
     ids=[
+        *("closure", "hook", "mean over examples", "function of a batch", "time first"),
         *("dropout", "attention", "gru", "projection", "running statistics", "function", "slopes"),
         *("dropped attention", "noise", "power iteration", "state", "rows", "no size", "computed weight"),
         *("largest norm", "bags of any length"),
@@ -476,6 +527,26 @@ class Computed(nn.Module):
 def test_what_cannot_work_is_refused_with_the_cure(module: nn.Module, cure: str) -> None:
     with pytest.raises(InvalidSetting, match=cure):
         ModuleNet(lambda _: module).init((6, 4), 3, Generator())
+
+
+def test_a_method_as_a_hook_goes_with_the_module() -> None:
+    net = ModuleNet(lambda _: Method())
+    params = net.init((4,), None, Generator().manual_seed(0))
+    found, _ = net.apply(params | {"body.scale": torch.zeros(4)}, Inputs(torch.ones(1, 4), torch.ones(1)))
+    assert torch.equal(found, torch.zeros(1, 4))
+
+
+def half_frozen() -> nn.Module:
+    torch.manual_seed(0)
+    built = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    built[0].requires_grad_(False)
+    return built
+
+
+def test_weights_that_their_owner_froze_are_no_params() -> None:
+    names = [*PretrainedModule(frozen=False, build=half_frozen).init((4,), None, Generator())]
+    assert names == ["body.2.weight", "body.2.bias"]
+    assert names == [*ModuleNet(lambda _: half_frozen()).init((4,), None, Generator())]
 
 
 def test_a_function_that_is_told_not_to_draw_is_fine() -> None:

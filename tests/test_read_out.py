@@ -78,6 +78,29 @@ class Sharper(MLP):
         return 5 * super().apply(params, inputs, statistics)[0], {}
 
 
+class Colder:
+    """Something to be mixed into a net."""
+
+    def apply(
+        self, params: Params, inputs: Inputs, statistics: Params | None = None
+    ) -> tuple[Tensor, Params]:
+        mixed: Any = super()
+        return 5 * mixed.apply(params, inputs, statistics)[0], {}
+
+
+@dataclass(frozen=True)
+class Mixed(Colder, MLP):
+    """Does the same as ``Sharper``, by inheritance alone."""
+
+
+class Moody(ANIL):
+    """Has another body from the second step on."""
+
+    def weights_at(self, params: Params, step: int) -> Params:
+        weights = super().weights_at(params, step)
+        return weights | {"layer0.bias": weights["layer0.bias"] + 1.0} if step else weights
+
+
 class Shifted(ANIL):
     """Learns from examples that it changes first."""
 
@@ -94,7 +117,10 @@ class Doubled(ANIL):
 
 @pytest.mark.parametrize(
     ("kind", "net"),
-    [(ANIL, Sharper((16,))), (Shifted, MLP((16,))), (Doubled, MLP((16,)))],
+    [
+        *((ANIL, net) for net in (Sharper((16,)), Mixed((16,)))),
+        *((kind, MLP((16,))) for kind in (Moody, Shifted, Doubled)),
+    ],
     ids=lambda value: value.__name__ if isinstance(value, type) else type(value).__name__,
 )
 def test_what_others_change_is_respected(kind: type[ANIL], net: Net) -> None:

@@ -21,6 +21,7 @@ from tasklore.learners.baselines import FineTuning, FromScratch, RidgeBaseline
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.closed_form import RidgeHead
 from tasklore.learners.gradient import BOIL, MAML, ImplicitMAML, Reptile
+from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.learners.metric import Prototypes
 from tasklore.loop import Stop
 from tasklore.nets import MLP, Conv4, Identity
@@ -163,6 +164,17 @@ def test_the_output_layer_of_a_pretrained_start_is_zero(digits: Splits) -> None:
     start = pretrain(learner, digits.train, TrainSettings(pretrain_steps=3))
     assert float(start["layer1.weight"].abs().sum()) == 0.0
     assert float(start["layer0.weight"].abs().sum()) > 0.0
+
+
+def test_each_step_of_maml_plus_plus_begins_with_the_pretrained_normalisation(digits: Splits) -> None:
+    settings = TrainSettings(pretrain_steps=20)
+    plain, each = (
+        pretrain(kind(Conv4(8, blocks=2), inner_steps=3), digits.train, settings)
+        for kind in (MAML, MAMLPlusPlus)
+    )
+    for name in ("block0.scale", "block1.shift"):
+        assert not torch.equal(plain[name], torch.full_like(plain[name], float("scale" in name)))
+        torch.testing.assert_close(each[f"each-step/{name}"], plain[name].expand(3, -1))
 
 
 @pytest.mark.parametrize("learner", [BOIL(MLP((16,))), CAVIA(MLP((16,)))], ids=["boil", "cavia"])
@@ -319,6 +331,20 @@ def test_what_diverges_comes_last_and_can_be_stored() -> None:
     assert 1e37 < lost < math.inf
     assert math.isfinite(Score.of("mse", [good, lost]).half_width)
     assert Score("mse", 1.0, 0.0, 2).beats(Score("mse", math.nan, 0.0, 2))
+
+
+def test_a_class_that_was_chosen_from_nothing_is_wrong() -> None:
+    """The largest of NaN is said to be the first class; a fifth of the answers would be right by that."""
+    query = Batch(torch.zeros(1, 4, 1), torch.tensor([[0, 1, 0, 1]]), torch.ones(1, 4))
+    predictions = torch.tensor([[[torch.nan, torch.nan], [-torch.inf, 0.0], [1.0, 0.0], [torch.nan, 0.0]]])
+    assert task_scores(predictions, query) == [0.5]
+
+
+def test_values_of_another_shape_than_the_target_are_refused() -> None:
+    """They would be compared with each other, every value with every target."""
+    target = Batch(torch.zeros(3, 1), torch.ones(3, 1), torch.ones(3))
+    with pytest.raises(InvalidData, match=r"predicted values of shape \(3,\) for targets of shape \(3, 1\)"):
+        MAML(MLP((4,))).loss(torch.ones(3), target)
 
 
 def test_a_remembered_prior_of_another_shape_is_not_started_from(tmp_path: Path, digits: Splits) -> None:

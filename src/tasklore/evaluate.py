@@ -70,14 +70,15 @@ def task_scores(predictions: Tensor, query: Batch) -> list[float]:
 
     Notes
     -----
-    A prediction that is not finite counts as an error of 3.4e38, so that who diverges comes last and the mean
-    over tasks exists.
+    A value that is not finite counts as an error of 3.4e38, so that who diverges comes last and the mean
+    over tasks exists; a class that was chosen from NaN is wrong.
     """
     if query.y.is_floating_point():
         each = ((predictions - query.y) ** 2).flatten(2).mean(2).to(torch.float64)  # (t, n)
         each = torch.nan_to_num(each, nan=DIVERGED, posinf=DIVERGED)
     else:
-        each = (predictions.argmax(-1) == query.y).to(torch.float64)  # (t, n)
+        right = (predictions.argmax(-1) == query.y) & ~predictions.isnan().any(-1)
+        each = right.to(torch.float64)  # (t, n)
     return ((each * query.mask).sum(1) / query.mask.sum(1)).tolist()
 
 

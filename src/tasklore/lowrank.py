@@ -43,6 +43,9 @@ class _Unmade(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            raise TypeError(f"a weight that inner steps have moved cannot be changed in place, by {name}")
         known = KNOWN.get(func)
         found = NotImplemented if known is None else known(*args, **(kwargs or {}))
         if found is NotImplemented:

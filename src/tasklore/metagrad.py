@@ -168,7 +168,8 @@ class Implicit(Rule):
     """Differentiate the minimum that adaptation finds, not the way to it (iMAML).
 
     With ``w`` the adapted weights, ``g = (I + H/λ)⁻¹ ∇L_query(w)`` is found by conjugate gradients; each of
-    their steps needs one product of the support loss's Hessian ``H`` with a vector.
+    their steps needs one product of the support loss's Hessian ``H`` with a vector. Where only some weights
+    move, ``H`` is theirs, and the others' part is ``∇L_query − H_other,moving g / λ``.
 
     Parameters
     ----------
@@ -210,12 +211,21 @@ class Implicit(Rule):
             slopes = torch.func.grad(lambda w: learner.support_loss(w, support, here))
             times_hessian: Callable[[Params], tuple[Params]] = torch.func.vjp(slopes, weights)[1]
 
+            def bent(vector: Params) -> Params:
+                whole = {name: vector.get(name, torch.zeros_like(w)) for name, w in weights.items()}
+                return {name: each / learner.pull for name, each in times_hessian(whole)[0].items()}
+
             def product(vector: Params) -> Params:
-                (bent,) = times_hessian(vector)
-                return {name: vector[name] + bent[name] / learner.pull for name in vector}
+                curved = bent(vector)
+                return {name: each + curved[name] for name, each in vector.items()}
 
             wanted, loss = torch.func.grad_and_value(query_loss)(weights)
-            return conjugate_gradients(product, wanted, self.steps), loss
+            moving = learner.moving(weights).keys()
+            solved = conjugate_gradients(product, {name: wanted[name] for name in moving}, self.steps)
+            if len(solved) < len(wanted):  # what stays has a part in where the minimum lies
+                curved = bent(solved)
+                solved |= {name: g - curved[name] for name, g in wanted.items() if name not in solved}
+            return solved, loss
 
         with torch.no_grad():
             for chunk, keys in _chunks(episodes, context.key, self.tasks_at_once):

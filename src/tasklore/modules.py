@@ -27,6 +27,7 @@ from .types import Inputs, Params
 __all__ = ["HuggingFace", "ModuleNet", "PretrainedModule", "PretrainedNet", "Timm"]
 
 BODY = "body."
+ROUNDING = 0.01  # of the largest feature: what two ways of computing the same may differ by
 Made = TypeVar("Made")
 
 
@@ -64,7 +65,7 @@ class ModuleNet(Net):
         check_module(module)
         own = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
         params = {f"{BODY}{name}": weight.detach().clone() for name, weight in own.items()}
-        n_features = _n_features(module, torch.zeros(2, *input_shape))
+        n_features = _n_features(module, _examples(input_shape), own)
         return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
 
     @property
@@ -102,13 +103,26 @@ _elsewhere: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.
 _elsewhere = weakref.WeakKeyDictionary()  # weights and buffers of modules, by device and precision
 
 
-def _n_features(module: nn.Module, some: Tensor) -> int:
+def _examples(shape: tuple[int, ...]) -> Tensor:
+    """Return three examples to try a module on; from 0 to 1, so that as whole numbers they are all 0."""
+    return torch.rand(3, *shape, generator=Generator().manual_seed(0))
+
+
+def _n_features(module: nn.Module, some: Tensor, exchanged: Params) -> int:
     """Return how many features a module makes of each example.
+
+    Parameters
+    ----------
+    module : nn.Module
+    some : Tensor, shape (3, ...)
+    exchanged : Params
+        Those of its weights that others will be put in the place of.
 
     Raises
     ------
     InvalidSetting
-        It makes something else, or not the same each time.
+        It makes something else, or not the same each time, or it mixes examples, or computes with weights
+        past those that it is given.
     """
     inputs = Inputs(some, torch.ones(len(some)))
     own, drawn = _own(module, inputs), torch.random.get_rng_state()
@@ -130,7 +144,47 @@ def _n_features(module: nn.Module, some: Tensor) -> int:
         raise InvalidSetting(
             f"the module made {shape} of {len(some)} examples; it must return one tensor, with a row for each"
         )
+    with torch.no_grad():
+        _check_apart(module, own, inputs)
+        _check_exchanged(module, own, exchanged, inputs)
     return features.flatten(1).shape[1]
+
+
+def _check_apart(module: nn.Module, own: Params, inputs: Inputs) -> None:
+    """Refuse a module that lets an example change what it makes of the others, padding above all."""
+    padded = inputs._replace(mask=torch.tensor([1.0, 1.0, 0.0]))
+    features, used = called(module, own, padded)
+    other = padded._replace(x=torch.cat([inputs.x[:2], inputs.x[2:] / 2]))
+    for statistics in (None, used):
+        if not _alike(called(module, own, other, statistics)[0][:2], features[:2]):
+            raise InvalidSetting(
+                "the module mixes examples: what it makes of one changes with another, so that padding and "
+                "queries would take part; keep them apart along the first axis, and normalise batches with "
+                "torch.nn.functional.batch_norm or its layers, an example's rows together"
+            )
+
+
+def _check_exchanged(module: nn.Module, own: Params, exchanged: Params, inputs: Inputs) -> None:
+    """Refuse a module that computes with other weights than those that are put in the place of its own."""
+    chance = Generator().manual_seed(1)
+    moved = {
+        name: w + (0.1 + w.abs().mean()) * torch.randn(w.shape, generator=chance).to(w)
+        for name, w in exchanged.items()
+        if w.is_floating_point()
+    }
+    expected = torch.func.functional_call(module, moved, (inputs.x,))
+    if moved and not _alike(called(module, own | moved, inputs)[0], expected):
+        raise InvalidSetting(
+            "the module computes with weights that it does not look up where it is called, as a lambda, a "
+            "hook or a weak reference does that was made with a module and refers to it; use methods of the "
+            "module instead, which go with it when it is copied"
+        )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether features are the same but for rounding."""
+    largest = max(1e-6, float(other.abs().max()))
+    return bool(torch.allclose(one, other, rtol=0.0, atol=ROUNDING * largest, equal_nan=True))
 
 
 def _own(module: nn.Module, inputs: Inputs) -> Params:
@@ -157,7 +211,13 @@ class PretrainedNet(Net):
     ----------
     frozen : bool
         Keep the weights as they are: then they are no params, and no part of a saved prior, which loads them
-        again from where they came.
+        again from where they came. If not, those that do not require a gradient where the module comes from
+        stay nevertheless.
+
+    Raises
+    ------
+    InvalidSetting
+        The module draws at random, changes itself, mixes examples, or computes with weights past its own.
     """
 
     frozen: bool = True
@@ -171,11 +231,10 @@ class PretrainedNet(Net):
         return x
 
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: Generator) -> Params:
-        module = _loaded(self)
-        params: Params = {}
-        if not self.frozen:
-            params = {f"{BODY}{name}": weight.detach().clone() for name, weight in module.named_parameters()}
-        n_features = _n_features(module, self.shown(torch.zeros(2, *input_shape)))
+        module, trainable = _loaded(self)
+        own = {} if self.frozen else {name: module.get_parameter(name) for name in trainable}
+        params = {f"{BODY}{name}": weight.detach().clone() for name, weight in own.items()}
+        n_features = _n_features(module, self.shown(_examples(input_shape)), own)
         return params if n_outputs is None else params | fresh_head(n_features, n_outputs, generator)
 
     @property
@@ -185,7 +244,7 @@ class PretrainedNet(Net):
     def apply(
         self, params: Params, inputs: Inputs, statistics: Params | None = None
     ) -> tuple[Tensor, Params]:
-        module, inputs = _loaded(self), inputs._replace(x=self.shown(inputs.x))
+        (module, _), inputs = _loaded(self), inputs._replace(x=self.shown(inputs.x))
         weights = _own(module, inputs) | _body(params)
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             features, used = called(module, weights, inputs, statistics)
@@ -193,8 +252,11 @@ class PretrainedNet(Net):
 
 
 @functools.lru_cache(maxsize=8)
-def _loaded(net: PretrainedNet) -> nn.Module:
-    return _aside(lambda: net.load().eval().requires_grad_(False))
+def _loaded(net: PretrainedNet) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return the module, and the names of the weights that require a gradient where it comes from."""
+    module = _aside(lambda: net.load().eval())
+    trainable = tuple(name for name, weight in module.named_parameters() if weight.requires_grad)
+    return module.requires_grad_(False), trainable
 
 
 @dataclass(frozen=True)

@@ -105,10 +105,13 @@ class Net(abc.ABC):
     def __init_subclass__(cls, **settings: Any) -> None:
         # What is said of a net's inside does not hold for a subclass that computes something else.
         super().__init_subclass__(**settings)
-        if cls.__dict__.keys() & {"apply", "output_layer"}:
-            for name in ("read_out", "linear_layers"):
-                if name not in cls.__dict__:
-                    setattr(cls, name, Net.__dict__[name])
+
+        def place(name: str) -> int:
+            return next(place for place, base in enumerate(cls.__mro__) if name in base.__dict__)
+
+        for name in ("read_out", "linear_layers"):
+            if min(place("apply"), place("output_layer")) < place(name):
+                setattr(cls, name, Net.__dict__[name])
 
     def normalisation(self, params: Params) -> frozenset[str]:
         """Name the scales and shifts that follow a normalisation."""

@@ -418,7 +418,7 @@ def pretrain(
         name: torch.zeros_like(start[name]) if learner.moves_output else start[name]
         for name in head & set(start)
     }
-    return {name: weights.get(name, tensor).detach() for name, tensor in start.items()} | fresh
+    return {name: w.detach() for name, w in learner.begun(start, weights).items()} | fresh
 
 
 def _poolable(learner: Learner, source: TaskSource) -> tuple[Net, TaskSpec]:

@@ -132,6 +132,18 @@ class Learner(abc.ABC):
             ``n`` examples.
         """
 
+    def begun(self, params: Params, weights: Params) -> Params:
+        """Return params from :meth:`init` with weights of the net put in, as plain training found them.
+
+        Parameters
+        ----------
+        params : Params
+        weights : Params
+            Of the net; those of an output layer that the params lack, or have in another size, are not used.
+        """
+        fits = {name for name in params.keys() & weights.keys() if params[name].shape == weights[name].shape}
+        return {name: weights[name] if name in fits else tensor for name, tensor in params.items()}
+
     def loss(self, prediction: Tensor, target: Batch) -> Tensor:
         """Return cross-entropy (nats), or squared error, averaged over the real examples; a scalar.
 
@@ -141,8 +153,18 @@ class Learner(abc.ABC):
             From :meth:`predict`.
         target : Batch
             Class indices are integers; anything else is regressed.
+
+        Raises
+        ------
+        InvalidData
+            Values were predicted in another shape than that of the target.
         """
         if target.y.is_floating_point():
+            if prediction.shape != target.y.shape:
+                raise InvalidData(
+                    f"{type(self).__name__} predicted values of shape {tuple(prediction.shape)} for targets "
+                    f"of shape {tuple(target.y.shape)}; predict() must give them in the shape of the target"
+                )
             each = ((prediction - target.y) ** 2).flatten(1).mean(1)  # (n,)
         else:
             # As torch's cross_entropy, for which vmap takes the way of the compiler.

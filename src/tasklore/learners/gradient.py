@@ -152,7 +152,7 @@ class GradientLearner(Learner):
         Only where the result is differentiated.
         """
         n_steps = self.n_steps(context)
-        plain = isinstance(self.inner, SGD) and not self.pull and not context.recompute and n_steps
+        plain = type(self.inner) is SGD and not self.pull and not context.recompute and n_steps
         if not (plain and self._steps_as_here and torch.is_grad_enabled() and Stack.here()):
             return params
         moving = self.moving(self.weights_at(params, 0))
@@ -172,7 +172,7 @@ class GradientLearner(Learner):
         start = self.moving(self.weights_at(params, 0))
         here = start, self.inner.init(start)
         yield self.weights_at(params, 0) | start
-        reader, seen = self._on_what_stays(params, start, support)
+        reader, seen = self._on_what_stays(params, start, support, context)
         for step in range(self.n_steps(context)):
             here = reader._stepped(params, start, here, seen, context, range(step, step + 1))
             yield self.weights_at(params, step) | here[0]
@@ -184,21 +184,24 @@ class GradientLearner(Learner):
         # Of what is computed again only the parts' beginnings are kept, and one part at a time: the square
         # root of the number of steps, twice.
         size = math.ceil(math.sqrt(n_steps)) if context.recompute else n_steps
-        reader, seen = self._on_what_stays(params, start, support)
+        reader, seen = self._on_what_stays(params, start, support, context)
         for first in range(0, n_steps, max(1, size)):
             steps = range(first, min(first + size, n_steps))
             here = reader._stepped(params, start, here, seen, context, steps)
         return self.finished(self.weights_at(params, max(0, n_steps - 1)) | here[0], support, context)
 
-    def _on_what_stays(self, params: Params, start: Params, support: Batch) -> tuple[Self, Batch]:
+    def _on_what_stays(
+        self, params: Params, start: Params, support: Batch, context: Context
+    ) -> tuple[Self, Batch]:
         """Return who takes the inner steps, and on what: on features, where only the output layer moves."""
         weights = self.weights_at(params, 0)
         head, read_out = self.net.output_layer(weights), self.net.read_out
         if read_out is None or not start or not head.issuperset(start) or not self._steps_as_here:
             return self, support
         body = {name: tensor for name, tensor in weights.items() if name not in head}
-        if any(tensor is not params.get(name) for name, tensor in body.items()):  # another one in each step
-            return self, support
+        each = (self.weights_at(params, step) for step in range(self.n_steps(context)))
+        if any(at_step.get(name) is not params.get(name) for at_step in each for name in body):
+            return self, support  # the body of a step is not that of all
         features, _ = self.net.apply(body, support.inputs)
         reader = copy.copy(self)
         object.__setattr__(reader, "net", read_out)

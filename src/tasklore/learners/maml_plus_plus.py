@@ -76,6 +76,13 @@ class MAMLPlusPlus(MAML):
             params[EACH_STEP + name] = first.expand(self.inner_steps, *first.shape).clone()
         return params
 
+    def begun(self, params: Params, weights: Params) -> Params:
+        each = {
+            EACH_STEP + name: weights[name].expand(self.inner_steps, *weights[name].shape).clone()
+            for name in self.net.normalisation(weights)
+        }
+        return super().begun(params, weights | each)
+
     def moving(self, weights: Params) -> Params:
         fixed = self.net.normalisation(weights)
         return {name: tensor for name, tensor in weights.items() if name not in fixed}
