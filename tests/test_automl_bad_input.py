@@ -9,6 +9,9 @@ import pytest
 from automl_cases import classifier, regressor
 from scipy.sparse import coo_array
 
+from tasklore.apps.automl.measuring import Problem, fit_quietly, outputs_of
+from tasklore.apps.automl.space import candidates
+from tasklore.apps.automl.tables import Schema
 from tasklore.errors import TaskloreError
 
 N = 60
@@ -173,3 +176,44 @@ def test_texts_among_numbers_to_predict_for_are_told_once() -> None:
 def test_settings_that_make_no_sense(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskloreError, match=message):
         classifier(**setting).fit(X, LABELS)
+
+
+def test_a_fit_that_fails_leaves_the_last_model_whole() -> None:
+    model = classifier().fit(X, LABELS)
+    for others in (np.where(LABELS == "yes", "cat", "dog"), np.arange(N) % 3):
+        with pytest.raises(TaskloreError, match="one group only"):
+            model.fit(X, others, groups=np.zeros(N))
+        assert model.classes_.tolist() == ["no", "yes"]
+        assert model.score(X, LABELS) > 0.9
+
+
+def test_a_gap_among_labels_in_a_list_is_no_label() -> None:
+    labels = [np.nan, *LABELS[1:].tolist()]
+    with pytest.raises(TaskloreError, match="labels are missing"):
+        classifier().fit(X, labels)
+    with pytest.raises(TaskloreError, match="y mixes labels of several types \\(int, str\\)"):
+        classifier().fit(X, [1, "a"] * (N // 2))
+
+
+def test_what_is_masked_is_missing() -> None:
+    x = np.ma.masked_less(X.to_numpy(), 0.0)
+    table = Schema.read(x)[1].to_numpy(dtype=float)
+    np.testing.assert_array_equal(table, np.where(X < 0.0, np.nan, X))
+
+
+def test_texts_in_a_column_of_numbers_are_told_of_when_they_are_learned_from() -> None:
+    x = pd.DataFrame({"a": [str(value) for value in X["a"]], "b": X["b"]})
+    x.loc[7, "a"] = "<0.5"
+    for call in (classifier().fit, classifier().fit(X, LABELS).refit):
+        with pytest.warns(UserWarning, match="taken as missing: 'a' \\('<0.5'\\)"):
+            call(x, LABELS)
+
+
+def test_one_row_unlike_all_others_costs_no_other_its_prediction() -> None:
+    """The inverse of the logarithm of a target is infinite where a linear model is far outside."""
+    problem = Problem.of(X, np.sinh(3 * VALUES), "regression")
+    model = fit_quietly(candidates("regression")["ridge-log-target"], problem)
+    rows = problem.schema.table(pd.DataFrame({"a": [0.0, 1e6], "b": [0.0, 0.0]}))
+    found = outputs_of(model, rows, problem)
+    assert found[1, 0] == (problem.bounds or (0.0, 0.0))[1]
+    np.testing.assert_allclose(found[0, 0], model.predict(rows[:1])[0])

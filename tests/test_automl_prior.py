@@ -100,6 +100,15 @@ def test_times_grow_with_rows_as_they_did(prior: TablePrior) -> None:
     assert seconds["ridge-1"] < seconds["huber"] < seconds["lightgbm"]
 
 
+def test_a_table_that_tells_no_times_spoils_none(prior: TablePrior) -> None:
+    silent = dataclasses.replace(
+        prior, seconds=np.where(np.arange(len(prior.tasks))[:, None], prior.seconds, np.nan)
+    )
+    found = silent.seconds_for(described())
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, prior.seconds_for(described()), rtol=0.5)
+
+
 def test_a_file_gives_the_same_prior(prior: TablePrior, tmp_path: Path) -> None:
     path = tmp_path / "prior.safetensors"
     prior.save(path)

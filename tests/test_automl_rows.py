@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import threading
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from tasklore.apps.automl.losses import METRICS
 from tasklore.apps.automl.measuring import Problem, folds_of
 from tasklore.apps.automl.pipelines import Kind
+from tasklore.apps.automl.quiet import QUIET
 from tasklore.apps.automl.space import candidates
 from tasklore.apps.automl.worker import _idle, lent  # pyright: ignore[reportPrivateUsage]
 from tasklore.errors import InvalidData, StoreError
@@ -227,3 +230,39 @@ def test_processes_with_another_limit_end_and_keep_no_table() -> None:
         assert worker._loaded is None  # pyright: ignore[reportPrivateUsage]
         assert not first.ready
     assert sum(map(len, _idle.values())) == 1
+
+
+def test_rows_of_weight_zero_have_no_part_in_a_refit() -> None:
+    """Scalers and encodings know no weights, so these rows must not reach them."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    y = x[:, 0] + 0.1 * rng.normal(size=200)
+    x[100:], y[100:] = 1e6, 1e5
+    weights = np.repeat([1.0, 0.0], 100)
+    model = regressor(max_evaluations=4).fit(x, y, sample_weight=weights)
+    whole = model.refit(x, y, sample_weight=weights).predict(x[:100])
+    alone = model.refit(x[:100], y[:100], sample_weight=weights[:100]).predict(x[:100])
+    np.testing.assert_array_equal(whole, alone)
+    labels = classifier().fit(x, y > 0)
+    with pytest.raises(InvalidData, match="a class has no row with a weight above 0"):
+        labels.refit(x, y > 0, sample_weight=(y > 0).astype(float))
+
+
+def test_threads_that_want_silence_leave_what_is_shown_as_it_was() -> None:
+    before, inside = list(warnings.filters), threading.Barrier(2)
+
+    def one(first: bool) -> None:
+        with QUIET:
+            inside.wait(10)
+            if first:
+                ended.wait(10)
+        if not first:
+            ended.set()
+
+    ended = threading.Event()
+    threads = [threading.Thread(target=one, args=[first]) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before

@@ -101,3 +101,14 @@ def test_no_table_takes_its_first_column_for_an_index(tmp_path: Path) -> None:
         read_table(path, "target")
     with pytest.raises(InvalidData, match=r"^the rows of .* have more values"):
         _read(path, (2,), None, labelled=True, invert=False)
+
+
+def test_codes_with_leading_zeros_stay_what_they_are(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", "code,a", [(f"{place % 3:02}", place) for place in range(60)])
+    target = read_target(read_table(path, "code"), "code", None, path)
+    assert (target.kind, sorted(set(target.y.tolist()))) == ("classification", ["00", "01", "02"])
+    path.write_text(path.read_text().replace("\n02,", "\n,"))
+    target = read_target(read_table(path, "code"), "code", None, path)
+    assert (sorted(set(target.y.tolist())), int(target.known.sum())) == (["00", "01"], 40)
+    plain = written(tmp_path / "u.csv", "code,a", [(place % 3, place) for place in range(60)])
+    assert read_target(read_table(plain, "code"), "code", None, plain).y.dtype == "int64"

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib
 import lzma
+import re
 import tarfile
 import warnings
 import zipfile
@@ -36,6 +37,8 @@ MOST_CLASSES = 20  # whole numbers with no more different values are taken for l
 ROWS_PER_CLASS = 5  # … if there are so many rows of each, on average
 UNREADABLE = (ValueError, OSError, EOFError, RuntimeError)  # the last is what an encrypted .zip raises
 DAMAGED = (zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
+CODE = re.compile("0[0-9]+")  # a label of which the number is not all
+SEEN_FOR_CODES = 10_000  # rows
 NUMBERS = 0.5  # share of a text column that are numbers, from which on the others look like faults
 
 
@@ -180,9 +183,15 @@ def _read_csv(path: Path, target: str | None) -> pd.DataFrame:
         other = table_from_csv(path, **as_they_are, decimal=",")
         numbers, with_commas = (len(each.select_dtypes("number").columns) for each in (table, other))
         table = other if with_commas > numbers else table
-    is_text = target in table.columns and not pd.api.types.is_numeric_dtype(table[target])
-    if is_text and table[target].isna().any():
-        literal = table_from_csv(path, sep=separator, usecols=[target], dtype=str, keep_default_na=False)
+    if target not in table.columns:
+        return table
+    as_text: dict[str, Any] = {"sep": separator, "usecols": [target], "dtype": str}
+    if pd.api.types.is_numeric_dtype(table[target]):
+        some = table_from_csv(path, **as_text, nrows=SEEN_FOR_CODES)[target]
+        if some.str.fullmatch(CODE).any():
+            table[target] = table_from_csv(path, **as_text)[target]
+    elif table[target].isna().any():
+        literal = table_from_csv(path, **as_text, keep_default_na=False)
         table.loc[literal[target].to_numpy() == "None", target] = "None"
     return table
 
@@ -233,9 +242,10 @@ def read_target(table: pd.DataFrame, name: str, task: Kind | None, path: Path) -
             f"{str(texts.iloc[0])!r} for one; correct these, or give --task classification"
         )
     values = numbers[known]
-    labels = _labels(column[known], values, has_texts=len(texts) > 0)
+    has_texts = len(texts) > 0 or any(isinstance(value, str) and CODE.fullmatch(value) for value in column)
+    labels = _labels(column[known], values, has_texts=has_texts)
     if task is None:
-        task = "classification" if len(texts) or _are_labels(labels) else "regression"
+        task = "classification" if has_texts or _are_labels(labels) else "regression"
     return Target(labels if task == "classification" else values, task, known)
 
 

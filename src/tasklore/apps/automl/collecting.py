@@ -327,8 +327,7 @@ def _measured(
             "tries it; put the same file everywhere and give the same command again"
         )
     measurements = list(_tried(job, problem, worker, watch, stop or threading.Event()))
-    with _describing:
-        descriptors = describe(problem.table, problem.y, dataset.kind, problem.schema, settings.seed)
+    descriptors = describe(problem.table, problem.y, dataset.kind, problem.schema, settings.seed)
     return Found(
         problem.y,
         problem.table.shape[1],
@@ -342,10 +341,6 @@ def _measured(
 def _without_names(schema: Schema) -> Schema:
     columns = (dataclasses.replace(column, name=f"x{place}") for place, column in enumerate(schema.columns))
     return dataclasses.replace(schema, columns=tuple(columns))
-
-
-_describing = threading.Lock()
-"""Silencing warnings, as describing does, is the business of one thread at a time."""
 
 
 def _tried(

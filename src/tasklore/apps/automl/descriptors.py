@@ -11,7 +11,6 @@ References
   240 (2022), sections 3 and 4.
 """
 
-import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -24,6 +23,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from ...errors import InvalidData
 from .pipelines import Kind
+from .quiet import QUIET
 from .tables import ColumnKind, Schema, Table
 
 __all__ = ["NAMES", "describe"]
@@ -365,8 +365,7 @@ def _landmarks(x: np.ndarray, y: np.ndarray, kind: Kind, rng: np.random.Generato
     for part in range(N_FOLDS):
         inside, outside = fold != part, fold == part
         for name, model in _models(kind, y[inside]).items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a poor fit is what its score shows
+            with QUIET:  # a poor fit is what its score shows
                 predictions[name][outside] = model.fit(x[inside], y[inside]).predict(x[outside])
     return {name: _skill(y, prediction, kind) for name, prediction in predictions.items()}
 

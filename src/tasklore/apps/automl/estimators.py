@@ -10,7 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -105,27 +105,21 @@ class _Auto(BaseEstimator):
         if y is None:
             raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
         check_consistent_length(table, y)
-        self._note_classes(y)
-        y = self._targets(y)
+        warn_of_lost_texts(X, schema, table)
+        classes = self._classes_of(y)
+        y = self._targets(y, classes)
         weights, groups = weights_of(sample_weight, table), groups_of(groups, table)
         n_classes = int(y.max()) + 1 if self.kind == "classification" else 0
-        bounds = self._bounds(y, weights)
-        problem = Problem(table, y, self.kind, schema, n_classes, weights, groups, bounds)
-        if weights is not None and not (weights > 0).all():
-            problem = problem.rows(np.flatnonzero(weights > 0))
-            if self.kind == "classification" and len(np.unique(problem.y)) < n_classes:
-                raise InvalidData("a class has no row with a weight above 0; leave its rows out")
-            if len(problem.y) < 2:
-                raise InvalidData("only one row has a weight above 0; two are needed, to learn and to judge")
+        problem = self._counted(Problem(table, y, self.kind, schema, n_classes, weights, groups))
         if problem.groups is not None and len(np.unique(problem.groups)) == 1:
             raise InvalidData("groups holds one group only; two are needed to judge on other groups")
         warn_of_leaks(problem)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        store = open_store(self.store) if isinstance(self.store, str | Path) else self.store
         prior = self.prior or TablePrior.shipped(self.kind)
         names: dict[str, str] = {}
-        if store is not None:
-            prior, names = prior.with_store(store), names_of(store, self.kind)
+        with self._opened() as store:
+            if store is not None:
+                prior, names = prior.with_store(store), names_of(store, self.kind)
         budget, metric = budget_of(asked, seed), metric_for(self.kind, self.metric)
         enough = budget.seconds is None or budget.seconds >= SECONDS_FOR_IMAGES
         if enough and (added := image_candidates(problem)):
@@ -134,6 +128,8 @@ class _Auto(BaseEstimator):
             found = search(problem, prior, budget, metric=metric, started=started, watch=self.watch)
         self._schema, self._blend, self._found, self._prior = schema, found.blend, found, prior
         self._names, self._unsuited = names, not_plain
+        if classes is not None:
+            self.classes_ = classes
         self.n_features_in_ = len(schema.columns)
         if schema.named and all(isinstance(name, str) for name in X.columns):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
@@ -141,7 +137,7 @@ class _Auto(BaseEstimator):
             del self.feature_names_in_
         if told := unfinished(found):
             warnings.warn(told, UserWarning, stacklevel=2)
-        if store is not None and self.remember:
+        if self.store is not None and self.remember:
             tried = {
                 trial.candidate.name: (list(trial.measured.losses), found.seconds_of(trial))
                 for trial in found.trials
@@ -149,18 +145,29 @@ class _Auto(BaseEstimator):
             }
             settings = self._settings() | {"seed": seed}
             try:
-                remember(store, problem, found.described, found.trivial, tried, settings, self.name)
+                with self._opened() as store:
+                    if store is not None:
+                        remember(store, problem, found.described, found.trivial, tried, settings, self.name)
             except StoreError as error:  # the model is there all the same
                 warnings.warn(f"this fit could not be remembered: {error}", UserWarning, stacklevel=2)
-        if store is not None and store is not self.store:
-            store.close()
         return self
 
-    def _bounds(self, y: np.ndarray, weights: np.ndarray | None) -> tuple[float, float] | None:
-        """Return between what predictions are believed; rows without weight say nothing of it."""
-        if self.kind == "classification":
-            return None
-        return bounds_of(y if weights is None else y[weights > 0])
+    def _opened(self) -> AbstractContextManager[ExperienceStore | None]:
+        """Open the store for a moment, if it is not open already."""
+        if isinstance(self.store, str | Path):
+            return closing(open_store(self.store))
+        return nullcontext(self.store)
+
+    def _counted(self, problem: Problem) -> Problem:
+        """Return the rows that have a weight, with what is believed of their targets."""
+        weights, n_classes = problem.weights, problem.n_classes
+        if weights is not None and not (weights > 0).all():
+            problem = problem.rows(np.flatnonzero(weights > 0))
+            if n_classes and len(np.unique(problem.y)) < n_classes:
+                raise InvalidData("a class has no row with a weight above 0; leave its rows out")
+            if len(problem.y) < 2:
+                raise InvalidData("only one row has a weight above 0; two are needed, to learn and to judge")
+        return problem if n_classes else dataclasses.replace(problem, bounds=bounds_of(problem.y))
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -207,28 +214,31 @@ class _Auto(BaseEstimator):
     def refit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the chosen models again, each once, to all rows given; quicker to predict with.
 
-        The search keeps the models of its folds, each of which saw a part of the rows.
+        The search keeps the models of its folds, each of which saw a part of the rows. Weights in the blend,
+        and its calibration, stay as the search found them. Rows of weight 0 are left out.
         """
         check_is_fitted(self)
         table = self._schema.table(X)
+        warn_of_lost_texts(X, self._schema, table)
         weights = weights_of(sample_weight, table)
         unweighted = [c.name for _, c, _ in self._blend.members if not c.takes_weights(self.kind)]
         if weights is not None and unweighted:
             raise InvalidData(
                 f"{', '.join(unweighted)} cannot weigh rows and was chosen without weights; fit again"
             )
-        targets, n_classes = self._targets(y), self._blend.problem.n_classes
-        bounds = self._bounds(targets, weights)
-        problem = Problem(table, targets, self.kind, self._schema, n_classes, weights, bounds=bounds)
+        targets = self._targets(y, getattr(self, "classes_", None))
+        problem = Problem(table, targets, self.kind, self._schema, self._blend.problem.n_classes, weights)
+        problem = self._counted(problem)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         with _plain():
             self._blend = self._blend.refitted(problem, seed)
         return self
 
-    def _note_classes(self, y: Any) -> None:
-        """Set ``classes_``, if there are any."""
+    def _classes_of(self, y: Any) -> np.ndarray | None:
+        """Return the different labels, if there are any."""
+        return None
 
-    def _targets(self, y: Any) -> np.ndarray:
+    def _targets(self, y: Any, classes: np.ndarray | None) -> np.ndarray:
         """Return class indices or numbers."""
         raise NotImplementedError
 
@@ -381,8 +391,8 @@ class AutoClassifier(ClassifierMixin, _Auto):
     kind = "classification"
     classes_: np.ndarray
 
-    def _note_classes(self, y: Any) -> None:
-        self.classes_ = classes_of(y)
+    def _classes_of(self, y: Any) -> np.ndarray:
+        return classes_of(y)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return probabilities, shape (n_rows, n_classes), columns in the order of ``classes_``."""
@@ -394,8 +404,8 @@ class AutoClassifier(ClassifierMixin, _Auto):
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    def _targets(self, y: Any) -> np.ndarray:
-        return indices_of(y, self.classes_)
+    def _targets(self, y: Any, classes: np.ndarray | None) -> np.ndarray:
+        return indices_of(y, self.classes_ if classes is None else classes)
 
 
 class AutoRegressor(RegressorMixin, _Auto):
@@ -428,7 +438,7 @@ class AutoRegressor(RegressorMixin, _Auto):
         """
         return self._outputs(X)[:, 0]
 
-    def _targets(self, y: Any) -> np.ndarray:
+    def _targets(self, y: Any, classes: np.ndarray | None) -> np.ndarray:
         return numbers_of(y)
 
 

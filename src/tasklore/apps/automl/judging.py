@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from sklearn.inspection import permutation_importance
 from .estimators import AutoClassifier, AutoRegressor
 from .losses import METRICS, Metric, metric_for
 from .pipelines import Kind
+from .quiet import QUIET
 
 __all__ = ["Bin", "Importance", "Judged", "Model", "TestScore", "calibration", "importance", "judge"]
 
@@ -146,8 +146,7 @@ def judge(model: Model, X: pd.DataFrame, y: np.ndarray, y_searched: np.ndarray) 
     always = np.tile(constant, (len(targets), 1))
     asked = metric_for(model.kind, model.metric)
     metrics = [asked, *(metric for metric in METRICS[model.kind].values() if metric is not asked)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a rare class that no kept row has
+    with QUIET:  # about a rare class that no kept row has
         scores = [
             TestScore(
                 metric.name,
@@ -200,8 +199,7 @@ def importance(
         rows = np.sort(order[:most])
         some, expected = X.iloc[rows].reset_index(drop=True), targets[rows]
         started = time.monotonic()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a rare class that no such row has
+        with QUIET:  # about a rare class that no such row has
             score(asked, some, expected)
             each = max(time.monotonic() - started, 1e-4) * X.shape[1]
             n_repeats = int(min(MOST_REPEATS, seconds // each))

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import resource
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 from ...errors import InvalidData
 from .losses import LOSSES
 from .pipelines import Candidate, Kind
+from .quiet import QUIET
 from .tables import Schema, Table
 
 __all__ = [
@@ -204,8 +204,7 @@ def folds_of(problem: Problem, n_folds: int, random_state: int = 0, n_repeats: i
     n_parts = max(2, min(largest, max(5, min(20, len(y) // ENOUGH_JUDGED)))) if n_folds == 1 else n_folds
     if classes and largest < 2:
         raise InvalidData("every class has one row only; two rows of a class are needed to judge a model")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class with fewer rows than folds
+    with QUIET:  # a class with fewer rows than folds
         if groups is not None:
             folds = [
                 fold
@@ -278,7 +277,7 @@ def measure(
             pipeline = fit_quietly(candidate, part, random_state)
             between = time.process_time()
             found = outputs_of(pipeline, problem.table.iloc[judged], problem)
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError, MemoryError, TypeError) as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever it is, it is the candidate's
             error = f"{type(fault).__name__}: {fault}"[:300]
             break
         ended = time.process_time()
@@ -316,8 +315,7 @@ def fit_quietly(candidate: Candidate, problem: Problem, random_state: int = 0) -
     Warnings are not shown: they are about one of very many attempts (an optimiser that did not converge, a
     constant feature), and its score says what they would.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with QUIET:
         pipeline = candidate.build(problem.schema, problem.kind, random_state)
         given = {} if problem.weights is None else {"model__sample_weight": problem.weights}
         return pipeline.fit(problem.table, problem.y, **given)
@@ -344,8 +342,7 @@ def outputs_of(pipeline: Any, table: Table, problem: Problem) -> np.ndarray:
 
     Values are kept within the problem's bounds, if it has any; NaN stays NaN.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with QUIET:
         if problem.kind == "regression":
             values = np.asarray(pipeline.predict(table), dtype=np.float64).reshape(-1, 1)
             return values if problem.bounds is None else np.clip(values, *problem.bounds)

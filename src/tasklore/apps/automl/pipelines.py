@@ -88,6 +88,7 @@ MOST_CELLS = 125_000_000  # numbers that a model may be given: 1 GB
 MOST_LEVELS = 30  # one-hot columns that one category gives; the rest share one
 N_TEXT = 24  # numbers that a row's texts become
 N_KNOTS, SPLINE_DEGREE = 5, 3
+EXPONENT = 300.0  # up to which the inverse of a logarithm is taken
 N_LANDMARKS = 300  # rows that the others are compared with
 
 
@@ -373,7 +374,10 @@ def _target_scale(target: Target, random_state: int) -> Any:
     if target == "quantile":
         return _normal(random_state)
     # Like the logarithm, of either sign, and with an inverse that is always a number.
-    return make_pipeline(RobustScaler(with_centering=False), FunctionTransformer(np.arcsinh, np.sinh))
+    bounded = FunctionTransformer(inverse_func=np.clip, inv_kw_args={"a_min": -EXPONENT, "a_max": EXPONENT})
+    return make_pipeline(
+        RobustScaler(with_centering=False), FunctionTransformer(np.arcsinh, np.sinh), bounded
+    )
 
 
 def _extra(extra: Extra, kind: Kind, random_state: int) -> list[tuple[str, Any]]:

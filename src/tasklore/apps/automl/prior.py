@@ -297,7 +297,8 @@ class TablePrior:
         new = np.array([1.0, *(described[names[place]] for place in used)])
         new[1:] -= centre
         logs = np.log(np.maximum(self.seconds, LEAST_SECONDS))
-        common = _ridge(x, np.nanmean(logs, axis=1), 1e-3 * np.ones(x.shape[1]))
+        timed = np.isfinite(logs).any(1)
+        common = _ridge(x[timed], np.nanmean(logs[timed], axis=1), 1e-3 * np.ones(x.shape[1]))
         found = np.empty(len(self.candidates))
         for place, log in enumerate(logs.T):
             known = np.isfinite(log)

@@ -10,7 +10,7 @@ __all__ = ["open_saved", "write"]
 
 TRUSTED = frozenset(
     {
-        *("collections.OrderedDict", "numpy.dtype", "numpy.nan_to_num"),
+        *("collections.OrderedDict", "numpy.clip", "numpy.dtype", "numpy.nan_to_num"),
         *("lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier", "lightgbm.sklearn.LGBMRegressor"),
         *("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration"),
         "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",

@@ -18,6 +18,7 @@ from pandas.tseries.api import guess_datetime_format
 from scipy.sparse import csr_array, issparse
 
 from ...errors import InvalidData
+from .quiet import QUIET
 
 __all__ = ["LARGEST", "Column", "ColumnKind", "Schema", "Table"]
 
@@ -190,7 +191,8 @@ def _frame(X: Any) -> pd.DataFrame:
         complex_ = any(getattr(dtype, "kind", "") == "c" for dtype in frame.dtypes)
         labels = [str(label) for label in frame.columns]
     else:
-        array = _dense(X) if issparse(X) else np.asarray(X)
+        masked = isinstance(X, np.ma.MaskedArray)  # then what is masked is missing
+        array = _dense(X) if issparse(X) else X.astype(object).filled(np.nan) if masked else np.asarray(X)
         if array.ndim != 2:
             raise InvalidData(
                 f"X has shape {array.shape}; it needs rows and columns. Reshape your data: "
@@ -384,8 +386,7 @@ def _dates(raw: Values, day_first: bool = False) -> Values:
     if isinstance(raw.dtype, pd.PeriodDtype):
         raw = raw.dt.to_timestamp()
     if not pd.api.types.is_datetime64_any_dtype(raw.dtype):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about formats that differ from row to row
+        with QUIET:  # about formats that differ from row to row
             raw = _parsed(raw, day_first)
     if raw.dt.tz is not None:
         raw = raw.dt.tz_convert("UTC").dt.tz_localize(None)

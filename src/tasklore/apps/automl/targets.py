@@ -41,6 +41,10 @@ def classes_of(y: Any) -> np.ndarray:
         raise InvalidData("y contains NaN: labels are missing; leave out such rows first")
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise InvalidData("Input y contains infinity or a value too large for dtype('float64').")
+    if y.dtype == object and len(kinds := {type(label).__name__ for label in y}) > 1:
+        raise InvalidData(
+            f"y mixes labels of several types ({', '.join(sorted(kinds))}); make all of them text"
+        )
     check_classification_targets(y)
     classes = np.unique(y)
     if len(classes) < 2:
@@ -116,6 +120,8 @@ def groups_of(groups: Any, table: Table) -> np.ndarray | None:
 
 def _labels(y: Any) -> np.ndarray:
     """Return labels in numpy's plainest type: truth values, numbers or text."""
+    if isinstance(y, list | tuple):  # as an array of texts, gaps would be texts too, and numbers among them
+        y = np.asarray(y, dtype=object)
     if isinstance(y, pd.Series | pd.DataFrame) or np.asarray(y).dtype.kind in "OmM":
         _refuse_times(y, "classes must be text, whole numbers or truth values")
         found: Any = column_or_1d(y if isinstance(y, pd.DataFrame) else np.asarray(y, object), warn=True)

@@ -221,7 +221,7 @@ def lent(n: int, megabytes: int | None) -> Generator[list[Worker]]:
     megabytes : int, optional
         For all of them together; by default 60 to 80 % of what is free, 500 for each at least.
     """
-    limit = megabytes // n if megabytes else max(500, _roughly(int(0.8 * free_megabytes()) // n))
+    limit = max(1, megabytes // n) if megabytes else max(500, _roughly(int(0.8 * free_megabytes()) // n))
     with _lock:
         waiting = _idle.setdefault(limit, [])
         borrowed = [waiting.pop() if waiting else Worker(limit) for _ in range(n)]
