@@ -186,7 +186,7 @@ def test_rows_without_a_target_are_left_out(here: Here, tmp_path: Path) -> None:
         (["lonely.csv", "--target", "y"], "something to predict it from is needed"),
         (["nothing.csv", "--target", "y"], "nothing.csv cannot be read as a table"),
         (["headed.csv", "--target", "y"], "headed.csv has columns but no rows"),
-        (["bytes.csv", "--target", "y"], "give a .csv in UTF-8"),
+        (["bytes.csv", "--target", "y"], "save it in UTF-8"),
         (["mixed.csv", "--target", "y"], "holds 59 numbers and 1 other values, 'unknown' for one"),
         (["iris.csv", "--target", "species", "--metric", "r2"], "there are log_loss, accuracy"),
         (["iris.csv", "--target", "species", "--budget", "soon"], "budget is 'soon'; give seconds"),
@@ -233,6 +233,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
     (tmp_path / "file").write_text("")
     data = ("fit", files / "iris.csv", "--target", "species", *FEW)
     assert "cannot be made" in here(*data, "-o", "file/model.skops", code=4).stderr
+    assert "give the path of a file" in here(*data, "-o", ".", code=4).stderr
     assert "give the path of a file" in here(*data, "-o", tmp_path, "--no-report", code=4).stderr
 
 

@@ -335,6 +335,36 @@ def test_lore(here: Here, tmp_path: Path) -> None:
     assert "error" in here("lore", "list", "--store", other, code=4).stderr
 
 
+@pytest.mark.parametrize("verb", ["list", "verify", "export there", "show 0123456789ab", "learn --to there"])
+def test_a_store_that_is_not_there_is_not_made(here: Here, tmp_path: Path, verb: str) -> None:
+    typo = tmp_path / "lor.db"
+    asked = verb.replace("there", str(tmp_path / "there")).split()
+    assert "lor.db does not exist; give" in here("lore", *asked, "--store", typo, code=2).stderr
+    assert not typo.exists()
+
+
+def test_an_empty_store_says_so(here: Here) -> None:
+    assert "nothing is remembered yet" in here("lore", "list", "--store", "memory:").stdout
+
+
+def test_an_interrupt_anywhere_is_told(here: Here) -> None:
+    """Also where the command had not begun what it can say more of."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    here.monkeypatch.setattr("tasklore.cli.lore._opened", interrupted)
+    assert here("lore", "list", code=130).stderr.split() == ["interrupted"]
+
+
+def test_a_learner_and_a_collection_of_one_name_are_both_checked(house: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "random.py"  # which is the name of a module of Python, too
+    plugin.write_text(PLUGIN.replace("my-prototypes", "digits"))
+    checked = tasklore_command("check", plugin, home=house / "home").stdout
+    assert "digits" in checked
+    assert "draws only" in checked or "passed" in checked
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from .errors import InvalidData
 
-__all__ = ["replacing", "table_from_csv"]
+__all__ = ["reason_of", "replacing", "table_from_csv"]
 
 
 @contextlib.contextmanager
@@ -78,4 +78,12 @@ def table_from_csv(path: Path, what: str = "a table", **how: Any) -> Any:
             "and take away comments and surplus separators"
         ) from error
     except (OSError, ValueError) as error:  # pandas' own are among the latter
-        raise InvalidData(f"{path} cannot be read as {what}: {error}; give a .csv in UTF-8") from error
+        raise InvalidData(f"{path} cannot be read as {what}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a table cannot be read, in one line, and what to do about it."""
+    why = " ".join(str(error).split())
+    if isinstance(error, UnicodeDecodeError):
+        return f"{why}; save it in UTF-8"
+    return f"{why}; give a .csv whose first line has the names, with as many values in every line"

@@ -90,7 +90,9 @@ def main() -> None:
             raise
         _tell(error)
         sys.exit(next(code for kind, code in CODES if isinstance(error, kind)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:  # with which typer ends for the former
+            raise
         Console(stderr=True).print("interrupted")
         sys.exit(130)
 

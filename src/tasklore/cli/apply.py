@@ -39,7 +39,8 @@ def adapt(
     predictor = Predictor.adapt(loaded, x, y)
     predictor.save(output)
     what = (
-        f"{len(predictor.labels)} classes ({', '.join(predictor.labels[:8])})"
+        f"{len(predictor.labels)} classes ({', '.join(predictor.labels[:8])}"
+        f"{', …' if len(predictor.labels) > 8 else ''})"
         if predictor.labels
         else "a number"
     )
@@ -182,16 +183,22 @@ def _read_images(
         raise InvalidData(
             f"this prior is for examples of shape {shape}, which are no square images; give a .csv or a .npz"
         )
-    files = sorted(
-        file
-        for file in path.glob("*/*" if labelled else "*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
-    if not files:
-        raise InvalidData(
-            f"{path} holds no images ({', '.join(sorted(SUFFIXES))})"
-            + ("; put those of each class into a subfolder" if labelled else "")
+
+    def images(pattern: str) -> list[Path]:
+        return sorted(
+            file
+            for file in path.glob(pattern)
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
         )
+
+    here, below = "*", "*/*"
+    files = images(below if labelled else here)
+    if not files and labelled and images(here):
+        raise InvalidData(f"{path} holds images, but no subfolders; put those of each class into one")
+    if not files and not labelled and images(below):
+        raise InvalidData(f"{path} holds no images itself, but its subfolders do; give one of these")
+    if not files:
+        raise InvalidData(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}); give a folder that does")
     mode = "L" if shape[0] == 1 else "RGB"
     pictures = [read_picture(file, str(file), mode, shape[1], ink=invert) for file in files]
     return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])

@@ -76,6 +76,7 @@ def fit(  # noqa: PLR0913 - one parameter for each option
     from . import searching, tables
 
     console = Console(quiet=quiet or as_json, highlight=False)
+    _check_place(output)
     place = None if no_report else _report_place(report, output, console)
     asked = searching.Asked(
         budget, max_evaluations, None if task is None else task.value, metric, groups, test_size, seed, jobs
@@ -118,7 +119,7 @@ def _report_place(report: Path | None, output: Path, console: Console) -> Path |
 
 def _check_places(data: Path, output: Path, report: Path | None) -> None:
     """Raise, before any work, where a result could not be written, or would replace something else."""
-    from ..errors import InvalidSetting, StoreError
+    from ..errors import InvalidSetting
 
     places = [output] if report is None else [output, report]
     if len({place.resolve() for place in places}) < len(places):
@@ -129,14 +130,19 @@ def _check_places(data: Path, output: Path, report: Path | None) -> None:
     for place in places:
         if place.resolve() == data.resolve():
             raise InvalidSetting(f"{place} is the table itself and would be replaced; choose another place")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{place.parent} cannot be made: {error.strerror}; choose another place"
-            ) from error
-        if place.is_dir() or not os.access(place.parent, os.W_OK):
-            raise StoreError(f"{place} cannot be written; give the path of a file in a folder of yours")
+        _check_place(place)
+
+
+def _check_place(place: Path) -> None:
+    """Raise where no file can be written; the folder is made if need be."""
+    from ..errors import StoreError
+
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{place.parent} cannot be made: {error.strerror}; choose another place") from error
+    if place.is_dir() or not os.access(place.parent, os.W_OK):
+        raise StoreError(f"{place} cannot be written; give the path of a file in a folder of yours")
 
 
 def _tell_places(output: Path, report: Path | None, console: Console) -> None:

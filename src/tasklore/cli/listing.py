@@ -35,24 +35,21 @@ def check(file: Annotated[Path, typer.Argument(help=PLUGIN_HELP, exists=True, di
     from ..testing.learner import check_learner
     from ..testing.source import check_splits
 
-    before = {*learners.names(), *sources.names()}
+    before = {*learners.names()}, {*sources.names()}
     load_plugin(file)
-    suites = {
-        **{name: lambda name=name: check_learner(learners.get(name)()) for name in learners.names()},
-        **{
-            name: lambda name=name: check_splits(cast("Any", sources.get(name))().splits())
-            for name in sources.names()
-        },
-    }
-    added = {name: suite for name, suite in suites.items() if name not in before}
-    if not added:
+    new_learners = sorted({*learners.names()} - before[0])
+    new_sources = sorted({*sources.names()} - before[1])
+    if not new_learners and not new_sources:
         raise InvalidSetting(
             f"{file} registers nothing; put @learners.register('name') or @sources.register('name') before "
             "your class"
         )
     table = Table("name", "check", "result", title="Checks")
-    for name, suite in added.items():
-        for passed in suite():
+    for name in new_learners:
+        for passed in check_learner(learners.get(name)()):
+            table.add_row(name, passed, "[green]passed[/green]")
+    for name in new_sources:
+        for passed in check_splits(cast("Any", sources.get(name))().splits()):
             table.add_row(name, passed, "[green]passed[/green]")
     Console().print(table)
 
@@ -64,16 +61,18 @@ def load_plugin(path: Path) -> None:
 
     from ..errors import InvalidSetting, TaskloreError
 
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"tasklore_plugin_{path.stem}"  # not the bare one, which a module of Python may have
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InvalidSetting(f"{path} is not a Python file; give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except TaskloreError:
         raise
     except Exception as error:  # a file of the user's own may raise anything
+        del sys.modules[name]
         raise InvalidSetting(
             f"{path} cannot be executed: {type(error).__name__}: {error}; mend it, or see the traceback with "
             "`tasklore --debug …`"

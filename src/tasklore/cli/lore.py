@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..experience import ExperienceStore
 
 __all__ = ["STORE_HELP", "app"]
 
@@ -19,15 +22,25 @@ app = typer.Typer(
 Store = Annotated[str | None, typer.Option("--store", help=STORE_HELP)]
 
 
+def _opened(store: str | None) -> "ExperienceStore":
+    """Open a store to read from: one's own, or one that is there."""
+    from ..errors import InvalidSetting
+    from ..experience import open_store
+
+    if store not in (None, "memory:") and "://" not in store and not Path(store).exists():
+        raise InvalidSetting(f"{store} does not exist; give the path of a store, or none for your own")
+    return open_store(store)
+
+
 @app.command("list")
 def list_(
     store: Store = None, limit: Annotated[int, typer.Option(help="The most rows, newest first.")] = 20
 ) -> None:
     """List the runs and the priors, newest first."""
-    from ..experience import EventRecord, ModelRecord, RoundRecord, RunRecord, open_store
+    from ..experience import EventRecord, ModelRecord, RoundRecord, RunRecord
 
     records: dict[str, str] = {}
-    with open_store(store) as opened:
+    with _opened(store) as opened:
         runs = Table("run", "tasks", "learner", "rounds", "ended by", "when")
         runs.title = "Runs, newest first"
         for run in opened.find(RunRecord, newest_first=True, limit=limit):
@@ -49,6 +62,9 @@ def list_(
             priors.add_row(model.id[:12], model.learner, score, records.get(str(model.run_id), ""))
         where = opened.location
     console = Console(highlight=False)
+    if not runs.row_count and not priors.row_count:
+        console.print(f"store: {where}; nothing is remembered yet", soft_wrap=True)
+        return
     console.print(runs)
     console.print(priors)
     console.print(f"store: {where}; any id above can be given to `tasklore lore show`", soft_wrap=True)
@@ -66,19 +82,15 @@ def show(
     record: Annotated[str, typer.Argument(help="The id, or its first eight digits.")], store: Store = None
 ) -> None:
     """Show one record whole, as JSON."""
-    from ..experience import open_store
-
-    with open_store(store) as opened:
+    with _opened(store) as opened:
         found = opened.get(record)
     typer.echo(json.dumps({"kind": found.kind_name, "id": found.id, **found.to_json()}, indent=2))
 
 
 @app.command()
 def export(file: Annotated[Path, typer.Argument(help="Where to write.")], store: Store = None) -> None:
-    """Write every record to a file that ``merge`` reads."""
-    from ..experience import open_store
-
-    with open_store(store) as opened:
+    """Write every record to a file that `tasklore lore merge` reads."""
+    with _opened(store) as opened:
         count = opened.export(file)
     typer.echo(f"{count} records written to {file}")
 
@@ -106,20 +118,20 @@ def learn(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Learn, from the tables that ``tasklore collect`` measured, what to try on a new one.
+    """Learn, from the tables that `tasklore collect` measured, what to try on a new one.
 
     The same measurements give the same files, byte by byte. The store is left as it is.
     """
     from ..apps.automl.learning import kinds_in, learn_from
     from ..errors import InvalidData, StoreError
-    from ..experience import open_store, user_folder
+    from ..experience import user_folder
 
     console = Console(quiet=quiet, highlight=False)
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{to} cannot be made: {error.strerror}; choose another folder") from error
-    with open_store(store) as opened:
+    with _opened(store) as opened:
         kinds = kinds_in(opened)
         if not kinds:
             raise InvalidData(
@@ -154,9 +166,9 @@ def verify(
 ) -> None:
     """Look for altered rows, dangling references, and priors that are missing or altered."""
     from ..errors import StoreError
-    from ..experience import open_store, user_folder
+    from ..experience import user_folder
 
-    with open_store(store) as opened:
+    with _opened(store) as opened:
         faults = opened.verify(artifacts or user_folder() / "artifacts")
     if faults:
         raise StoreError(f"{len(faults)} faults:\n" + "\n".join(faults))
@@ -172,7 +184,7 @@ def erase(
     """Purge a record and all that belongs to it, artifacts included, and leave a tombstone."""
     from ..experience import ModelRecord, open_store, user_folder
 
-    with open_store(store) as opened:
+    with _opened(store) as opened:
         purged = opened.erase(record, reason)
     needed: set[str] = set()
     if store is not None:  # one's own store may know the same prior

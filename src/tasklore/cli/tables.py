@@ -21,7 +21,7 @@ from rich.console import Console
 from ..apps.automl.pipelines import Kind
 from ..apps.automl.targets import groups_of
 from ..errors import InvalidData, MissingDependency
-from ..files import table_from_csv
+from ..files import reason_of, table_from_csv
 
 __all__ = [
     "Prepared",
@@ -157,7 +157,7 @@ def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
             f"{path.suffix}: give a whole one, or a plain .csv"
         ) from error
     except UNREADABLE as error:
-        raise InvalidData(f"{path} cannot be read as a table: {error}; give a .csv in UTF-8") from error
+        raise InvalidData(f"{path} cannot be read as a table: {reason_of(error)}") from error
     table.columns = [str(name) for name in table.columns]
     if len(table) == 0:
         raise InvalidData(f"{path} has columns but no rows; give a table with some")

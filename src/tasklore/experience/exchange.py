@@ -38,7 +38,7 @@ def write(path: Path, records: Iterable[Record]) -> None:
         with replacing(path) as file:
             _write_lines(file, records)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise StoreError(f"the export cannot be written to {str(path)!r}: {error}") from error
+        raise StoreError(f"the export cannot be written to {str(path)!r}: {_reason(error)}") from error
 
 
 def _write_lines(file: IO[bytes], records: Iterable[Record]) -> None:
@@ -67,7 +67,12 @@ def read(path: Path) -> list[Record]:
         with path.open("rb") as file:
             return _read_lines(file, path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise StoreError(f"{str(path)!r} cannot be read: {error}") from error
+        raise StoreError(f"{str(path)!r} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return what the system says, without the name of the file, which may be a temporary one."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _read_lines(file: IO[bytes], path: Path) -> list[Record]:
