@@ -234,8 +234,13 @@ def test_adapt_to_folders_of_images(here: Here, prior: Path, tmp_path: Path) -> 
     adapted = tmp_path / "p.safetensors"
     here("adapt", prior, tmp_path / "images", "-o", adapted)
     done = here("predict", adapted, tmp_path / "images" / "digit 8")
-    answers = [row["prediction"] for row in csv.DictReader(io.StringIO(done.stdout))]
-    assert answers.count("digit 8") >= 4
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["file"] for row in rows] == sorted(
+        p.name for p in (tmp_path / "images" / "digit 8").iterdir()
+    )
+    assert [row["prediction"] for row in rows].count("digit 8") >= 4
+    assert "its subfolders do" in here("predict", adapted, tmp_path / "images", code=2).stderr
+    assert "no subfolders" in here("adapt", prior, tmp_path / "images" / "digit 8", code=2).stderr
     for file in (tmp_path / "images").glob("*/*.png"):  # dark on white, as scans are
         image.fromarray(255 - np.asarray(image.open(file))).save(file)
     here("adapt", prior, tmp_path / "images", "-o", adapted, "--invert")

@@ -66,11 +66,15 @@ def predict(
     check_is_there(predictor, "a predictor or a model")
     answer = _model_answers if _is_archive(predictor) else _predictor_answers
     labels, answers, chances = answer(predictor, inputs, target, invert=invert)
+    pictures = _pictures(inputs, labelled=False) if inputs.is_dir() else None
     table = io.StringIO(newline="")
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["prediction", *(f"probability {label}" for label in labels)])
+    named = [] if pictures is None else ["file"]
+    writer.writerow([*named, "prediction", *(f"probability {label}" for label in labels)])
     for i, answered in enumerate(answers):
-        writer.writerow([answered, *([] if chances is None else (f"{p:.6f}" for p in chances[i]))])
+        name = [] if pictures is None else [pictures[i].name]
+        chance = [] if chances is None else [f"{p:.6f}" for p in chances[i]]
+        writer.writerow([*name, answered, *chance])
     if output is None:
         typer.echo(table.getvalue(), nl=False)
         return
@@ -177,12 +181,22 @@ def _read_images(
     import numpy as np
 
     from ..errors import InvalidData
-    from ..tasks.images import SUFFIXES, read_picture
+    from ..tasks.images import read_picture
 
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
         raise InvalidData(
             f"this prior is for examples of shape {shape}, which are no square images; give a .csv or a .npz"
         )
+    files = _pictures(path, labelled=labelled)
+    mode = "L" if shape[0] == 1 else "RGB"
+    pictures = [read_picture(file, str(file), mode, shape[1], ink=invert) for file in files]
+    return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])
+
+
+def _pictures(path: Path, *, labelled: bool) -> list[Path]:
+    """Return the images of a folder, or of its subfolders if ``labelled``, in order."""
+    from ..errors import InvalidData
+    from ..tasks.images import SUFFIXES
 
     def images(pattern: str) -> list[Path]:
         return sorted(
@@ -192,13 +206,10 @@ def _read_images(
         )
 
     here, below = "*", "*/*"
-    files = images(below if labelled else here)
-    if not files and labelled and images(here):
+    if files := images(below if labelled else here):
+        return files
+    if labelled and images(here):
         raise InvalidData(f"{path} holds images, but no subfolders; put those of each class into one")
-    if not files and not labelled and images(below):
+    if not labelled and images(below):
         raise InvalidData(f"{path} holds no images itself, but its subfolders do; give one of these")
-    if not files:
-        raise InvalidData(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}); give a folder that does")
-    mode = "L" if shape[0] == 1 else "RGB"
-    pictures = [read_picture(file, str(file), mode, shape[1], ink=invert) for file in files]
-    return np.stack(pictures), np.array([file.parent.name for file in files] if labelled else [])
+    raise InvalidData(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}); give a folder that does")

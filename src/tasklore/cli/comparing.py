@@ -54,7 +54,7 @@ def compare(  # noqa: PLR0913 - options of a command
     """Meta-train learners under the same budget, and rank them on test tasks, beside the baselines.
 
     A contest that is stopped, by Ctrl-C or by force, goes on where it was when the same command is given
-    again; with another --learner, that one is added to those that are done.
+    again; with one more --learner, those that are done are not done again.
     """
     from ..config import from_settings
     from ..contest import Contest, hold, on_sources

@@ -194,12 +194,15 @@ class GradientLearner(Learner):
         self, params: Params, start: Params, support: Batch, context: Context
     ) -> tuple[Self, Batch]:
         """Return who takes the inner steps, and on what: on features, where only the output layer moves."""
+        steps, read_out = range(self.n_steps(context)), self.net.read_out
+        if not steps or not start or read_out is None or not self._steps_as_here:
+            return self, support
         weights = self.weights_at(params, 0)
-        head, read_out = self.net.output_layer(weights), self.net.read_out
-        if read_out is None or not start or not head.issuperset(start) or not self._steps_as_here:
+        head = self.net.output_layer(weights)
+        if not head.issuperset(start):
             return self, support
         body = {name: tensor for name, tensor in weights.items() if name not in head}
-        each = (self.weights_at(params, step) for step in range(self.n_steps(context)))
+        each = (self.weights_at(params, step) for step in steps)
         if any(at_step.get(name) is not params.get(name) for at_step in each for name in body):
             return self, support  # the body of a step is not that of all
         features, _ = self.net.apply(body, support.inputs)
