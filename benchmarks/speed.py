@@ -364,7 +364,7 @@ def main() -> None:
     if arguments.child:
         library, name, out = arguments.child
         what = exact if arguments.exact else child
-        what(library, name, arguments.tasks, machine, Path(out))
+        what(library, name, arguments.tasks or N_TASKS[name], machine, Path(out))
         return
     console = Console(width=130)
     rate = convolution_rate(machine)

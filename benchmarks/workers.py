@@ -31,7 +31,7 @@ WAYS = ("threads", "ray", "torchrun")
 
 def measured(rule: Rule, n_steps: int) -> tuple[list[float], MetaGradient]:
     """Return the seconds of each step but the first, and what came out."""
-    learner, spec, params, episodes = problem(NAME)
+    learner, spec, params, episodes = problem(NAME, N_TASKS[NAME])
     context = Context(spec, torch.arange(N_TASKS[NAME]), training=True)
     times: list[float] = []
     found = rule(learner, params, episodes, context)
@@ -45,7 +45,7 @@ def measured(rule: Rule, n_steps: int) -> tuple[list[float], MetaGradient]:
 def child(way: str, n: int, n_steps: int) -> None:
     """Measure one way and print seconds and the difference to a single process as JSON."""
     torch.set_num_threads(1)
-    plain = rule_for(problem(NAME)[0], 1)
+    plain = rule_for(problem(NAME, N_TASKS[NAME])[0], 1)
 
     def tell(rule: Rule) -> None:
         times, found = measured(rule, n_steps)

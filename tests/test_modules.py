@@ -465,7 +465,7 @@ class Hooked(nn.Linear):
     def __init__(self) -> None:
         super().__init__(4, 4)
         self.scale = nn.Parameter(torch.ones(4))
-        self.register_forward_hook(lambda module, given, found: found * self.scale)
+        self.register_forward_hook(lambda module, given, found: self.scale * cast("Tensor", found))
 
 
 class Method(Hooked):
@@ -498,7 +498,10 @@ class TimeMajor(nn.Module):
         (Gated(), "weights that it does not look up where it is called.*use methods"),
         (Hooked(), "weights that it does not look up"),
         (Randomly(lambda x: x - x.mean(0)), "mixes examples"),
-        (Randomly(lambda x: torch.batch_norm(x, *[None] * 4, True, 0.1, 1e-5, False)), "mixes examples"),
+        (
+            Randomly(lambda x: torch.batch_norm(x, None, None, None, None, True, 0.1, 1e-5, False)),
+            "mixes examples",
+        ),
         (TimeMajor(), "mixes examples: .*an example's rows together"),
         (nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)), "drops 10 % at random"),
         (nn.TransformerEncoderLayer(4, 2, 8), "make it with dropout 0"),

@@ -9,7 +9,7 @@ import abc
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -108,7 +108,7 @@ def _examples(shape: tuple[int, ...]) -> Tensor:
     return torch.rand(3, *shape, generator=Generator().manual_seed(0))
 
 
-def _n_features(module: nn.Module, some: Tensor, exchanged: Params) -> int:
+def _n_features(module: nn.Module, some: Tensor, exchanged: Mapping[str, Tensor]) -> int:
     """Return how many features a module makes of each example.
 
     Parameters
@@ -164,7 +164,7 @@ def _check_apart(module: nn.Module, own: Params, inputs: Inputs) -> None:
             )
 
 
-def _check_exchanged(module: nn.Module, own: Params, exchanged: Params, inputs: Inputs) -> None:
+def _check_exchanged(module: nn.Module, own: Params, exchanged: Mapping[str, Tensor], inputs: Inputs) -> None:
     """Refuse a module that computes with other weights than those that are put in the place of its own."""
     chance = Generator().manual_seed(1)
     moved = {

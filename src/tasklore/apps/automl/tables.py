@@ -191,8 +191,9 @@ def _frame(X: Any) -> pd.DataFrame:
         complex_ = any(getattr(dtype, "kind", "") == "c" for dtype in frame.dtypes)
         labels = [str(label) for label in frame.columns]
     else:
-        masked = isinstance(X, np.ma.MaskedArray)  # then what is masked is missing
-        array = _dense(X) if issparse(X) else X.astype(object).filled(np.nan) if masked else np.asarray(X)
+        array = _dense(X) if issparse(X) else np.asarray(X)
+        if isinstance(X, np.ma.MaskedArray):
+            array = np.where(np.ma.getmaskarray(X), np.nan, array.astype(object))
         if array.ndim != 2:
             raise InvalidData(
                 f"X has shape {array.shape}; it needs rows and columns. Reshape your data: "
