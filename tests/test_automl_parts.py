@@ -65,6 +65,7 @@ def test_plain_columns_are_taken_as_they_are(case: str) -> None:
         assert pipeline.fit(frame, LABELS).predict(frame).shape == (N,)
 
 
+@pytest.mark.filterwarnings("ignore:texts in columns of numbers")
 @pytest.mark.parametrize("case", REFUSED)
 def test_others_are_refused_by_name(case: str, tmp_path: Path) -> None:
     values, why = REFUSED[case]

@@ -107,6 +107,8 @@ def test_the_order_of_records_does_not_matter(collected: Path, tmp_path: Path) -
 
 
 def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    with open_store(tmp_path / "lore.db"):
+        pass
     command = ["lore", "learn", "--store", str(tmp_path / "lore.db"), "--to", str(tmp_path / "learned")]
     done = CliRunner().invoke(app, command)
     assert "run `tasklore collect` first" in str(done.exception)
