@@ -172,8 +172,10 @@ def _check_exchanged(module: nn.Module, own: Params, exchanged: Mapping[str, Ten
         for name, w in exchanged.items()
         if w.is_floating_point()
     }
+    if not moved:
+        return
     expected = torch.func.functional_call(module, moved, (inputs.x,))
-    if moved and not _alike(called(module, own | moved, inputs)[0], expected):
+    if not _alike(called(module, own | moved, inputs)[0], expected):
         raise InvalidSetting(
             "the module computes with weights that it does not look up where it is called, as a lambda, a "
             "hook or a weak reference does that was made with a module and refers to it; use methods of the "

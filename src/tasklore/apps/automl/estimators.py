@@ -226,7 +226,7 @@ class _Auto(BaseEstimator):
             raise InvalidData(
                 f"{', '.join(unweighted)} cannot weigh rows and was chosen without weights; fit again"
             )
-        targets = self._targets(y, getattr(self, "classes_", None))
+        targets = self._targets(y, None)
         problem = Problem(table, targets, self.kind, self._schema, self._blend.problem.n_classes, weights)
         problem = self._counted(problem)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -239,7 +239,7 @@ class _Auto(BaseEstimator):
         return None
 
     def _targets(self, y: Any, classes: np.ndarray | None) -> np.ndarray:
-        """Return class indices or numbers."""
+        """Return class indices, among these classes or else those of the model, or numbers."""
         raise NotImplementedError
 
     def to_pipeline(self) -> Any:
