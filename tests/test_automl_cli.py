@@ -110,6 +110,9 @@ def test_classes_from_a_file_to_predictions(here: Here, files: Path, tmp_path: P
         (known,) = store.find(TaskRecord)
     assert known.kind == "classification"
     assert "setosa" not in json.dumps(known.to_json())
+    listed = here("lore", "list").stdout
+    assert re.search(r"│ [0-9a-f]{12} │ iris +│ 2 +│ logistic-1 +│ 0\.\d+ log loss +│", listed), listed
+    assert "Runs" not in listed  # there are none but fits
     # Predictions are those of the model; a column that it does not know is no matter.
     answers = here("predict", "model.skops", files / "iris.csv").stdout
     rows = list(csv.reader(io.StringIO(answers)))

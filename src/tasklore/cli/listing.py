@@ -80,7 +80,10 @@ def load_plugin(path: Path) -> None:
 
 
 def _print_table(kind: str, registry: Any) -> None:
-    table = Table(kind, "what it is", "settings and their defaults", show_lines=True)
+    table = Table(show_lines=True)
+    table.add_column(kind, no_wrap=True)
+    table.add_column("what it is", ratio=4)
+    table.add_column("settings and their defaults", ratio=5, overflow="fold")
     for name in registry.names():
         entry = registry.get(name)
         summary = (inspect.getdoc(entry) or "").splitlines()[0]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..experience import ExperienceStore
+    from ..experience import ExperienceStore, RunRecord
 
 __all__ = ["STORE_HELP", "app"]
 
@@ -36,14 +36,19 @@ def _opened(store: str | None) -> "ExperienceStore":
 def list_(
     store: Store = None, limit: Annotated[int, typer.Option(help="The most rows, newest first.")] = 20
 ) -> None:
-    """List the runs and the priors, newest first."""
+    """List the runs, the AutoML fits and the priors, newest first."""
     from ..experience import EventRecord, ModelRecord, RoundRecord, RunRecord
 
     records: dict[str, str] = {}
     with _opened(store) as opened:
         runs = Table("run", "tasks", "learner", "rounds", "ended by", "when")
         runs.title = "Runs, newest first"
+        fits = Table("run", "table", "tried", "best candidate", "its loss", "when")
+        fits.title = "AutoML fits, newest first"
         for run in opened.find(RunRecord, newest_first=True, limit=limit):
+            if "face" in run.config:
+                fits.add_row(*_fit_of(opened, run))
+                continue
             ended = [
                 event.detail.get("reason", "") for event in opened.find(EventRecord, {"subject": run.run_id})
             ]
@@ -62,19 +67,38 @@ def list_(
             priors.add_row(model.id[:12], model.learner, score, records.get(str(model.run_id), ""))
         where = opened.location
     console = Console(highlight=False)
-    if not runs.row_count and not priors.row_count:
+    listed = [table for table in (runs, fits, priors) if table.row_count]
+    if not listed:
         console.print(f"store: {where}; nothing is remembered yet", soft_wrap=True)
         return
-    console.print(runs)
-    console.print(priors)
+    for table in listed:
+        console.print(table)
     console.print(f"store: {where}; any id above can be given to `tasklore lore show`", soft_wrap=True)
 
 
 def _what(config: Mapping[str, Any]) -> str:
-    """Return what a run was about: its tasks, or a table, or a collection of tables."""
+    """Return what a run was about: its tasks, or a collection of tables."""
     if "learner" in config:  # tasks that were given as arrays have no name
         return str(config.get("tasks", {}).get("name", ""))
-    return str(config.get("face", "tables"))
+    return "tables"
+
+
+def _fit_of(store: "ExperienceStore", run: "RunRecord") -> list[str]:
+    """Return what is listed of an AutoML fit."""
+    from ..apps.automl.memory import METRIC_NAMES, names_of
+    from ..experience import EvaluationRecord
+
+    tried = store.find(EvaluationRecord, {"run_id": run.run_id})
+    best = min(tried, key=lambda one: (one.mean, one.method))
+    kind = next(kind for kind, metric in METRIC_NAMES.items() if metric == best.metric)
+    return [
+        run.id[:12],
+        names_of(store, kind).get(best.task, ""),
+        str(len(tried) - 1),
+        best.method,
+        f"{best.mean:.4g} {'log loss' if kind == 'classification' else '1 − R²'}",
+        run.created_at[:16].replace("T", " "),
+    ]
 
 
 @app.command()
