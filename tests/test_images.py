@@ -210,6 +210,13 @@ def test_omniglot_is_read_from_the_published_archives(
     splits = Omniglot(n_ways=3, split="alphabets").sides(characters)
     assert sorted(index for side in splits for index in side) == list(range(20))
     assert splits[2] == list(range(12, 20))
+    with pytest.raises(DownloadError):  # what a user names may be anything, and is not kept for everyone
+        omniglot.load_characters(download=False)
+    (tmp_path / "all" / omniglot.UNDER).parent.mkdir(parents=True)
+    (tmp_path / "all" / omniglot.UNDER).symlink_to(tmp_path)
+    monkeypatch.setenv("TASKLORE_DATA", str(tmp_path / "all"))
+    omniglot.load_characters()
+    monkeypatch.delenv("TASKLORE_DATA")
     packed = omniglot.load_characters()  # what was read once lies packed in the cache
     np.testing.assert_array_equal(packed.images, characters.images)
 

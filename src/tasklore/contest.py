@@ -21,6 +21,7 @@ from .evaluate import Evaluation, evaluate
 from .experience.records import RoundRecord
 from .experience.store import ExperienceStore
 from .experiment import Experiment, Row, Trained, baselines, meta_train, tuned
+from .files import alone
 from .learners.base import Learner
 from .loop import Stop, Watch
 from .nets import Net, check_net, default_net
@@ -30,7 +31,7 @@ from .scores import Score
 from .tasks.source import Collection, Splits, TaskSource
 from .train import GradientTrainer, TrainSettings
 from .types import Kind, Params, TaskSpec
-from .workspace import difference, hardware, versions, write_json
+from .workspace import check_same_tasks, difference, hardware, versions, write_json
 
 __all__ = [
     "Contest",
@@ -45,7 +46,7 @@ __all__ = [
 
 FORMAT = 1
 DEFAULT_LEARNERS = ("prototypes", "ridge-head", "maml", "anil", "reptile")
-RATES = (3e-4, 1e-3, 3e-3)  # learning rates that are tried where a learner names no settings of its own
+RATES = (0.3, 1.0, 3.0)  # times the learning rate: tried where a learner names no settings of its own
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ def hold(
     Raises
     ------
     InvalidSetting
-        The folder holds a contest with other settings; the message names the first difference.
+        The folder holds a contest with other settings (the message names the first difference), or one
+        whose data has changed since, or another process is at it.
     InvalidData
         A learner cannot learn such tasks.
     """
@@ -242,16 +244,21 @@ def hold(
         GradientTrainer(learner, contest.train, splits.train.spec).check(splits.train)
     for shots in contest.shots:
         splits.test.with_shots(shots)  # fails before any time is spent
-    _claim(contest, folder)
-    standings: list[Standing] = []
-    for method, learner in chosen.items():
-        path = folder / f"{method}.json"
-        if not path.exists():
-            found = _compete(contest, method, learner, splits, folder, store, artifacts, spectator)
-            write_json(path, _to_dict(found))
-        standings.append(_standing(_read(path), path))
-        spectator.stands(standings[-1])
-    return ranked([*standings, *_baselines(contest, net, splits, folder, spectator)], contest.shots[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(
+        folder, f"another process is at the contest in {folder}; wait for it, or choose another folder"
+    ):
+        _claim(contest, splits, folder)
+        standings: list[Standing] = []
+        for method, learner in chosen.items():
+            path = folder / f"{method}.json"
+            if not path.exists():
+                found = _compete(contest, method, learner, splits, folder, store, artifacts, spectator)
+                write_json(path, _to_dict(found))
+            standings.append(_standing(_read(path), path))
+            spectator.stands(standings[-1])
+        baselines = _baselines(contest, net, splits, folder, spectator)
+    return ranked([*standings, *baselines], contest.shots[0])
 
 
 def _entrants(names: tuple[str, ...], net: Net, spec: TaskSpec) -> dict[str, Learner]:
@@ -424,12 +431,13 @@ def _options(contest: Contest, learner: Learner) -> list[tuple[dict[str, float],
             )
             for changes in learner.alternatives
         ]
+    rates = (float(f"{factor * contest.train.learning_rate:.6g}") for factor in RATES)
     return [
         (
             {"learning_rate": rate},
             dataclasses.replace(common, train=dataclasses.replace(contest.train, learning_rate=rate)),
         )
-        for rate in RATES
+        for rate in rates
     ]
 
 
@@ -470,20 +478,23 @@ def _baselines(
     return standings
 
 
-def _claim(contest: Contest, folder: Path) -> None:
+def _claim(contest: Contest, splits: Splits, folder: Path) -> None:
     """Make the folder that of this contest."""
     marker, settings = folder / "contest.json", contest.settings()
+    tasks = {side: source.fingerprint for side, source in splits._asdict().items()}
     if marker.exists():
-        before = _read(marker).get("settings")
+        known = _read(marker)
+        before = known.get("settings")
         if before != settings:
             raise InvalidSetting(
                 f"{folder} holds a contest with other settings: {difference(before, settings)}; "
                 "choose another folder, or delete this one to start anew"
             )
+        check_same_tasks(folder, known.get("tasks", tasks), tasks)
     else:
         machine = hardware(contest.train.device)
         about = {"format": FORMAT, "settings": settings, "versions": versions(), "hardware": machine}
-        write_json(marker, about)
+        write_json(marker, about | {"tasks": tasks})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,13 +18,14 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeAlias
 from urllib.parse import urlsplit
 
 from .errors import DamagedArtifact, DownloadError
+from .files import alone
 
 __all__ = ["Place", "Progress", "Transfer", "cache_folder", "fetch", "read_members"]
 
@@ -115,7 +116,7 @@ def fetch(
     target = folder / place.name
     with _disk(target):
         folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         return _fetched(place, folder, transfer, progress)
 
 
@@ -148,24 +149,6 @@ def _fetched(place: Place, folder: Path, transfer: Transfer, progress: Progress 
         f"{place.name} could not be fetched: {told}. Without a network, get the file elsewhere and put it at "
         f"{target} (its checksum is {place.checksum})"
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Generator[None]:
-    """Wait while another process fetches into a folder; where that cannot be told, do not."""
-    try:
-        import fcntl  # not on Windows
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def cache_folder() -> Path:

@@ -22,8 +22,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Generator
 
+from .canonical import plain
 from .config import to_settings
-from .errors import InvalidData, InvalidSetting
+from .errors import InvalidData, InvalidSetting, TaskloreError
 from .experience.store import ExperienceStore
 from .learners.base import Learner
 from .learners.baselines import FromScratch
@@ -32,7 +33,7 @@ from .learners.metric import Prototypes
 from .loop import Outcome, Stop, Tasks, Watch, run
 from .nets import Conv4, Identity, default_net
 from .predictor import Predictor
-from .registry import learners
+from .registry import learners, sources
 from .state import MetaState, Prior
 from .tasks.arrays import ArrayTaskList, from_arrays
 from .tasks.scaling import Floats, Scaling
@@ -114,9 +115,9 @@ class _MetaEstimator(BaseEstimator):
         if (store is None) != (artifacts is None):
             raise InvalidSetting("store and artifacts go together: give both, or neither to write nothing")
         prior = self._loaded_prior()
-        suggested_net = ""
+        suggested_net, collection = "", None
         if isinstance(tasks, Collection):
-            suggested_net, tasks = tasks.suggested_net, tasks.splits()
+            suggested_net, collection, tasks = tasks.suggested_net, _named(tasks), tasks.splits()
         if not isinstance(tasks, TaskSource | Splits):
             tasks = from_arrays(
                 tasks,
@@ -145,7 +146,7 @@ class _MetaEstimator(BaseEstimator):
                 "learner, with TrainSettings(initial='pretrained') for a start from plain training"
             )
         trainer = _Trainer(learner, settings, past.spec, past.scaling, prior)
-        learned = self._run(trainer, Tasks(past, new), watch, store, artifacts)
+        learned = self._run(trainer, Tasks(past, new), collection, watch, store, artifacts)
         return cast("Self", clone(self)).set_params(prior=learned)
 
     def _check_settings(self, store: object) -> None:
@@ -165,6 +166,7 @@ class _MetaEstimator(BaseEstimator):
         self,
         trainer: "_Trainer",
         tasks: Tasks[TaskSource, TaskSource],
+        collection: dict[str, Any] | None,
         watch: Watch | None,
         store: ExperienceStore | None,
         artifacts: str | Path | None,
@@ -173,11 +175,14 @@ class _MetaEstimator(BaseEstimator):
         stop = self.stop or Stop(rounds=10, plateau=3)
         if store is None or artifacts is None:
             outcome = run(trainer, tasks, stop, _Forgetful(), watch)
-            return trainer.prior(outcome.state, _provenance(tasks.past, trainer.settings, outcome))
+            return trainer.prior(
+                outcome.state, _provenance(tasks.past, collection, trainer.settings, outcome)
+            )
         config = {
             "learner": to_settings(trainer.learner, learners),
             "train": to_settings(trainer.settings),
             "stop": to_settings(stop),
+            **({"tasks": collection} if collection else {}),
         }
         name = f"{type(self).__name__} tasks"
         with tempfile.TemporaryDirectory() as folder:
@@ -466,21 +471,34 @@ def _sides(tasks: TaskSource | Splits, seed: int) -> tuple[TaskSource, TaskSourc
         return tasks.train, tasks.validation
     if not isinstance(tasks, TaskList):
         return tasks, tasks  # draws for training and for validation are independent
-    names = sorted({task.name for task in tasks.tasks})
-    if len(names) == 1:
+    families = sorted({task.family for task in tasks.tasks})
+    if len(families) == 1:
         return tasks, tasks
-    order = np.random.default_rng(seed).permutation(len(names))
-    held_out = {names[index] for index in order[: math.ceil(HELD_OUT * len(names))]}
+    order = np.random.default_rng(seed).permutation(len(families))
+    held_out = {families[index] for index in order[: math.ceil(HELD_OUT * len(families))]}
     return (
-        tasks.filter(lambda task: task.name not in held_out),
-        tasks.filter(lambda task: task.name in held_out),
+        tasks.filter(lambda task: task.family not in held_out),
+        tasks.filter(lambda task: task.family in held_out),
     )
 
 
-def _provenance(past: TaskSource, settings: TrainSettings, outcome: Outcome[MetaState]) -> dict[str, Any]:
+def _named(collection: Collection) -> dict[str, Any] | None:
+    """Return the settings of a collection, so that its test tasks can be told from those learned from."""
+    try:
+        settings: Any = plain(to_settings(collection, sources))
+    except (TaskloreError, TypeError):  # a class of the user's own, not registered or no dataclass
+        return None
+    return settings
+
+
+def _provenance(
+    past: TaskSource, collection: dict[str, Any] | None, settings: TrainSettings, outcome: Outcome[MetaState]
+) -> dict[str, Any]:
     score = outcome.state.best_score
     return {
         "tasks_fingerprint": past.fingerprint,
+        "origins": sorted(past.origins),
+        "collection": collection,
         "seed": settings.seed,
         "ended": outcome.reason,
         "validation": None if score is None else dataclasses.asdict(score),

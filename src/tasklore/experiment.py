@@ -17,6 +17,7 @@ from .config import build, from_settings, read_toml, to_settings
 from .errors import InvalidSetting
 from .evaluate import Evaluation, evaluate
 from .experience.store import ExperienceStore
+from .files import alone
 from .learners.base import Learner
 from .learners.gradient import GradientLearner
 from .loop import Outcome, Stop, Tasks, Watch, run
@@ -328,18 +329,21 @@ def meta_train(
             "initial = 'pretrained' for a start from plain training"
         )
     trainer.check(splits.train)
-    workspace = Workspace(
-        folder,
-        store,
-        artifacts,
-        trainer,
-        splits.train,
-        splits.validation,
-        name,
-        experiment.settings(),
-        run_id,
-    )
-    outcome = run(trainer, Tasks(splits.train, splits.validation), experiment.stop, workspace, watch)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder, f"another process is at the run in {folder}; wait for it, or choose another folder"):
+        workspace = Workspace(
+            folder,
+            store,
+            artifacts,
+            trainer,
+            splits.train,
+            splits.validation,
+            name,
+            experiment.settings(),
+            run_id,
+            judging=(splits.test,),
+        )
+        outcome = run(trainer, Tasks(splits.train, splits.validation), experiment.stop, workspace, watch)
     return Trained(workspace, outcome, workspace.best_prior(outcome.state))
 
 

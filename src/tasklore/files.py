@@ -8,9 +8,43 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import InvalidData
+from .errors import InvalidData, InvalidSetting
 
-__all__ = ["reason_of", "replacing", "table_from_csv"]
+__all__ = ["alone", "reason_of", "replacing", "table_from_csv"]
+
+
+@contextlib.contextmanager
+def alone(folder: Path, busy: str = "") -> Generator[None]:
+    """Be the only process that asks for a folder; where that cannot be told, go ahead.
+
+    Parameters
+    ----------
+    folder : Path
+    busy : str
+        What to say if another process has it; without, wait until it has not.
+
+    Raises
+    ------
+    InvalidSetting
+        Another process has it.
+    """
+    try:
+        import fcntl  # not on Windows
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise InvalidSetting(busy) from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -206,9 +206,9 @@ def run(
     watch = watch or Watch()
 
     # 1. Initialise: go on with an interrupted run, from a remembered prior (initial = "prior"), or anew.
-    resumed = memory.resume()
+    began, resumed = clock(), memory.resume()
     state, earlier = resumed or (trainer.initialise(tasks.past, memory.prior()), 0.0)
-    started = clock() - earlier
+    started = began - earlier
     reason = stop.reason(state.history, earlier)
 
     try:

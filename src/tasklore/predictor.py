@@ -43,6 +43,8 @@ class Predictor:
         The names of the classes in the order of the outputs; empty for regression.
     scaling : Scaling
         How raw numbers become what the learner sees.
+    columns : tuple of str
+        What the features are called, where they came from a table; to find them in another one.
     """
 
     learner: Learner
@@ -50,6 +52,7 @@ class Predictor:
     spec: TaskSpec
     labels: tuple[str, ...] = ()
     scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
+    columns: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,6 +182,7 @@ class Predictor:
             "spec": self.spec.to_dict(),
             "labels": list(self.labels),
             "scaling": self.scaling.to_dict(),
+            "columns": list(self.columns),
         }
         return save_artifact(path, self.adapted, metadata, kind="predictor")
 
@@ -204,6 +208,7 @@ class Predictor:
                 spec,
                 tuple(map(str, cast("list[str]", metadata["labels"]))),
                 Scaling.from_dict(cast("dict[str, Any]", metadata["scaling"]), spec),
+                tuple(map(str, cast("list[str]", metadata.get("columns", [])))),
             )
             weights = learner.init(spec, Generator().manual_seed(0))
             # Learned step sizes are no part of what was adapted; what predicting needs is missed just below.

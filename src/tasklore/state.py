@@ -1,6 +1,7 @@
 """What meta-training carries from step to step, and what is kept of it in the end: files, without code."""
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -177,6 +178,10 @@ class Prior:
     spec: TaskSpec
     scaling: Scaling = dataclasses.field(default_factory=Scaling.none)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def has_met(self, origins: Collection[str]) -> set[str]:
+        """Return which of the :attr:`~tasklore.tasks.source.TaskSource.origins` it has learned from."""
+        return {*self.provenance.get("origins", ())} & {*origins}
 
     def save(self, path: str | Path) -> str:
         """Write the prior to a file and return its SHA-256."""

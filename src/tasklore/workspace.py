@@ -39,7 +39,7 @@ from .state import MetaState, Prior, misfits
 from .tasks.source import TaskSource
 from .train import GradientTrainer
 
-__all__ = ["Workspace", "difference", "hardware", "task_record", "versions", "write_json"]
+__all__ = ["Workspace", "check_same_tasks", "difference", "hardware", "task_record", "versions", "write_json"]
 
 SCHEMA = 1
 
@@ -89,7 +89,7 @@ class Workspace:
         Where priors are kept; the store's model records are relative to it.
     trainer : GradientTrainer
     past, new : TaskSource
-        To name them in the store.
+        To name them in the store, and to see that a run which is resumed has the same ones.
     name : str
         What people call the tasks.
     config : mapping
@@ -98,11 +98,13 @@ class Workspace:
         A fresh UUID by default.
     every : float
         Seconds between checkpoints within a round.
+    judging : tuple of TaskSource
+        What else will be judged on: no remembered prior that has learned from it is started from.
 
     Raises
     ------
     InvalidSetting
-        The folder holds a run with other settings.
+        The folder holds a run with other settings, or of other tasks.
     """
 
     folder: Path
@@ -115,6 +117,7 @@ class Workspace:
     config: Mapping[str, Any]
     run_id: str | None = None
     every: float = 30.0
+    judging: tuple[TaskSource, ...] = ()
 
     def __post_init__(self) -> None:
         self._saved_at = time.monotonic()
@@ -122,8 +125,10 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         marker = self.folder / "run.json"
         config: Any = plain(self.config, "config")
+        tasks: Any = {"past": self.past.fingerprint, "validation": self.new.fingerprint}
         if marker.exists():
             known = self._read_marker(marker)
+            check_same_tasks(self.folder, known.get("tasks", tasks), tasks)
             before, now = _what_is_learned(known["config"]), _what_is_learned(config)
             if before != now:
                 raise InvalidSetting(
@@ -135,9 +140,8 @@ class Workspace:
         else:
             remembered = self._find_prior() if self.trainer.settings.initial == "prior" else None
             self.prior_id = None if remembered is None else remembered.id
-            write_json(
-                marker, {"schema": SCHEMA, "run_id": self.id, "prior": self.prior_id, "config": config}
-            )
+            about = {"schema": SCHEMA, "run_id": self.id, "prior": self.prior_id, "config": config}
+            write_json(marker, about | {"tasks": tasks})
         self.store.add_all(
             [
                 task_record(self.past, f"{self.name}, past"),
@@ -274,6 +278,7 @@ class Workspace:
             "run_id": self.id,
             "tasks": self.name,
             "tasks_fingerprint": self.past.fingerprint,
+            "origins": sorted(self.past.origins),
             "collection": plain(self.config.get("tasks"), "tasks"),
             "seed": self.trainer.settings.seed,
             "validation": None
@@ -292,7 +297,10 @@ class Workspace:
         return digest(dumps(plain(settings | self.trainer.learner.relative_to)))
 
     def _find_prior(self) -> ModelRecord | None:
-        """Return the best intact prior from these very tasks, else from the most similar ones."""
+        """Return the best intact prior from these very tasks, else from the most similar ones.
+
+        One that has learned from what this run will be judged on, in another split perhaps, is none.
+        """
         name = learners.name_of(type(self.trainer.learner))
         found = [
             record
@@ -308,6 +316,7 @@ class Workspace:
         def rank(record: ModelRecord) -> tuple[float, float]:
             return nearness.get(str(record.task), float("inf")), sign * float(record.metrics["validation"])
 
+        unseen = frozenset[str]().union(*(source.origins for source in (self.new, *self.judging)))
         wanted = self.trainer.learner.init(self.trainer.spec, Generator().manual_seed(0)) if found else {}
         for record in sorted(found, key=rank):
             try:
@@ -315,7 +324,8 @@ class Workspace:
             except DamagedArtifact:
                 self.store.add(EventRecord(subject=record.id, what="unusable", detail={"path": record.path}))
                 continue
-            if not misfits(wanted, prior.params):  # settings of the learner decide on shapes as well
+            knows_too_much = record.task != self.past.fingerprint and prior.has_met(unseen)
+            if not knows_too_much and not misfits(wanted, prior.params):  # settings decide on shapes as well
                 return record
         return None
 
@@ -339,6 +349,18 @@ class Workspace:
 def _what_is_learned(config: Any) -> Any:
     """Leave out when to stop and how to test: a run may be continued with other limits."""
     return {name: part for name, part in config.items() if name not in ("stop", "test")}
+
+
+def check_same_tasks(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise ``InvalidSetting`` if tasks are not those, by their fingerprints, that a folder was begun with.
+
+    What was learned from could be judged on else: with one more class, a split deals all of them anew.
+    """
+    if changed := [side for side in now if before.get(side) != now[side]]:
+        raise InvalidSetting(
+            f"the {' and '.join(changed)} tasks are not those that {folder} was begun with, though the "
+            "settings are: their data has changed; choose another folder, or delete this one to start anew"
+        )
 
 
 def difference(old: Any, new: Any, where: str = "") -> str:

@@ -1,5 +1,6 @@
 """Adapt a prior to one task of one's own, and predict with the result."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -35,8 +36,8 @@ def adapt(
 
     check_is_there(prior, "a prior")
     loaded = Prior.load(prior)
-    x, y = _read(support, loaded.spec.input_shape, target, labelled=True, invert=invert)
-    predictor = Predictor.adapt(loaded, x, y)
+    x, y, columns = _read(support, loaded.spec.input_shape, target, labelled=True, invert=invert)
+    predictor = dataclasses.replace(Predictor.adapt(loaded, x, y), columns=columns)
     predictor.save(output)
     what = (
         f"{len(predictor.labels)} classes ({', '.join(predictor.labels[:8])}"
@@ -105,7 +106,8 @@ def _predictor_answers(path: Path, inputs: Path, target: str | None, *, invert: 
     from ..predictor import Predictor
 
     loaded = Predictor.load(path)
-    x, _ = _read(inputs, loaded.spec.input_shape, target, labelled=False, invert=invert)
+    shape, columns = loaded.spec.input_shape, loaded.columns
+    x, *_ = _read(inputs, shape, target, labelled=False, invert=invert, columns=columns)
     return list(loaded.labels), loaded.predict(x), loaded.predict_proba(x) if loaded.labels else None
 
 
@@ -134,9 +136,18 @@ def _model_answers(path: Path, inputs: Path, target: str | None, *, invert: bool
 
 
 def _read(
-    path: Path, shape: tuple[int, ...], target: str | None, *, labelled: bool, invert: bool
-) -> "tuple[np.ndarray, np.ndarray]":
-    """Return examples and their labels (empty if not ``labelled``) from a folder, a table or an archive."""
+    path: Path,
+    shape: tuple[int, ...],
+    target: str | None,
+    *,
+    labelled: bool,
+    invert: bool,
+    columns: tuple[str, ...] = (),
+) -> "tuple[np.ndarray, np.ndarray, tuple[str, ...]]":
+    """Return examples, their labels (empty if not ``labelled``), and what the columns of a table are called.
+
+    They come from a folder, an archive, or a table, of which only ``columns`` are read if any are given.
+    """
     import zipfile
     import zlib
 
@@ -149,7 +160,7 @@ def _read(
     if not path.exists():
         raise InvalidData(f"{path} does not exist; give a folder of images, a .csv or a .npz")
     if path.is_dir():
-        return _read_images(path, shape, labelled=labelled, invert=invert)
+        return *_read_images(path, shape, labelled=labelled, invert=invert), ()
     if path.suffix == ".npz":
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -157,7 +168,7 @@ def _read(
                     raise InvalidData(
                         f"{path} holds {sorted(archive)}; it needs x" + (" and y" if labelled else "")
                     )
-                return archive["x"], archive["y"] if labelled else np.empty(0)
+                return archive["x"], archive["y"] if labelled else np.empty(0), ()
         except InvalidData:
             raise
         except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -169,10 +180,18 @@ def _read(
             f"{path} has no column {column!r}; it has {', '.join(map(str, table.columns[:10]))}"
         )
     features = table if column is None else table.drop(columns=column)
+    features.columns = features.columns.map(str)
+    if missing := [name for name in columns if name not in features]:
+        raise InvalidData(
+            f"{path} has no column {', '.join(map(repr, missing[:5]))}, which the predictor was adapted to; "
+            f"it has {', '.join(features.columns[:10])}"
+        )
+    features = features[list(columns)] if columns else features
     texts = [str(name) for name in features if not pd.api.types.is_numeric_dtype(features[name])]
     if texts:
         raise InvalidData(f"{path}: the columns {', '.join(texts[:5])} are not numbers; encode them first")
-    return features.to_numpy(np.float64), table[column].to_numpy() if labelled else np.empty(0)
+    labels = table[column].to_numpy() if labelled else np.empty(0)
+    return features.to_numpy(np.float64), labels, tuple(features.columns)
 
 
 def _read_images(

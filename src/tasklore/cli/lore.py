@@ -11,6 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..experience import ExperienceStore, RunRecord
+    from ..types import Kind
 
 __all__ = ["STORE_HELP", "app"]
 
@@ -88,16 +89,18 @@ def _fit_of(store: "ExperienceStore", run: "RunRecord") -> list[str]:
     from ..apps.automl.memory import METRIC_NAMES, names_of
     from ..experience import EvaluationRecord
 
-    tried = store.find(EvaluationRecord, {"run_id": run.run_id})
+    tried, when = store.find(EvaluationRecord, {"run_id": run.run_id}), run.created_at[:16].replace("T", " ")
+    if not tried:
+        return [run.id[:12], "erased", "", "", "", when]
     best = min(tried, key=lambda one: (one.mean, one.method))
-    kind = next(kind for kind, metric in METRIC_NAMES.items() if metric == best.metric)
+    kind: Kind = "classification" if best.metric == METRIC_NAMES["classification"] else "regression"
     return [
         run.id[:12],
         names_of(store, kind).get(best.task, ""),
         str(len(tried) - 1),
         best.method,
         f"{best.mean:.4g} {'log loss' if kind == 'classification' else '1 − R²'}",
-        run.created_at[:16].replace("T", " "),
+        when,
     ]
 
 

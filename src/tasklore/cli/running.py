@@ -44,7 +44,9 @@ def run(  # noqa: PLR0913 - options of a command
         Path | None, typer.Option(help="Where the HTML report goes; into the folder by default.")
     ] = None,
     plugin: Plugin = None,
-    workers: Annotated[int, typer.Option(help="Parts of a meta-step, with --ray.", min=1)] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="Parts of a meta-step, with --ray; 2 by default.", min=1)
+    ] = None,
     ray: Annotated[
         bool, typer.Option("--ray", help="Meta-learn on a Ray cluster, started on this machine.")
     ] = False,
@@ -59,6 +61,7 @@ def run(  # noqa: PLR0913 - options of a command
     A run that is stopped, by Ctrl-C or by force, goes on where it was when the same command is given again.
     Under torchrun, every process computes a part of each meta-step.
     """
+    from ..errors import InvalidSetting
     from ..experience import open_store, user_folder
     from ..experiment import Experiment
     from ..pages import check_installed
@@ -66,6 +69,8 @@ def run(  # noqa: PLR0913 - options of a command
     from ..report import write_report
     from .show import Display
 
+    if workers is not None and not (ray or ray_address):
+        raise InvalidSetting("--workers is for --ray or --ray-address; add one of them, or use torchrun")
     if plugin is not None:
         load_plugin(plugin)
     experiment = Experiment.from_toml(file)
@@ -76,7 +81,7 @@ def run(  # noqa: PLR0913 - options of a command
     console = Console(quiet=silent)
     place = folder or user_folder() / "runs" / (file.stem if seed is None else f"{file.stem}-seed{seed}")
     with contextlib.ExitStack() as leaving:
-        around = _around(leaving, workers if ray or ray_address else 0, ray_address)
+        around = _around(leaving, (workers or 2) if ray or ray_address else 0, ray_address)
         if around is None and _in_torchrun():
             return  # this process has worked for the first one
         opened = leaving.enter_context(open_store(store))
@@ -103,6 +108,7 @@ def evaluate(
     """Score a prior on the test tasks of a collection."""
     from rich.table import Table
 
+    from ..errors import InvalidData
     from ..evaluate import evaluate as judge
     from ..registry import learners
     from ..state import Prior
@@ -114,13 +120,20 @@ def evaluate(
     # Other settings may split otherwise, and then what was learned from would be judged on.
     learned: Any = loaded.provenance.get("collection")
     known = isinstance(learned, dict) and learned.get("name") == tasks
-    splits = collection(tasks, ways, learned=learned if known else None).splits()
+    test = collection(tasks, ways, learned=learned if known else None).splits().test
+    if met := loaded.has_met(test.origins):
+        raise InvalidData(
+            f"{prior} has learned from {len(met)} of the {len(test.origins)} test classes or tasks of "
+            f"{tasks}: it comes from another split, or the data has changed since; judge it on what it has "
+            "not seen"
+        )
+    test = test.scaled(loaded.scaling)
     name = learners.name_of(type(loaded.learner))
     found = {
         n: judge(
             loaded.learner,
             loaded.params,
-            splits.test.with_shots(n),
+            test.with_shots(n),
             method=name,
             trained=loaded.spec,
             n_tasks=n_tasks,
@@ -195,7 +208,9 @@ def resumable(what: str) -> Generator[None]:
 
 def command_given() -> str:
     """Return what was typed, but for passwords in addresses."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:PASSWORD@", shlex.join(["tasklore", *sys.argv[1:]]))
+    typed = shlex.join(["tasklore", *sys.argv[1:]])
+    typed = re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:PASSWORD@", typed)
+    return re.sub(r"([?&]password=)[^&\s']*", r"\1PASSWORD", typed)
 
 
 def _tell(findings: "Findings", report: Path, quiet: bool, as_json: bool) -> None:

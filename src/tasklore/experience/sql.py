@@ -348,8 +348,8 @@ class SqlStore(ExperienceStore):
 
     def _explained(self, error: SQLAlchemyError) -> StoreError:
         detail = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
-        if self._url.password:
-            detail = detail.replace(str(self._url.password), "***")
+        for secret in (self._url.password, *self._url.normalized_query.get("password", ())):
+            detail = detail.replace(str(secret), "***") if secret else detail
         advice = "check the address, and that the server runs and lets this user in"
         if self._url.get_backend_name() == "sqlite":
             code = _sqlite_code(error) if isinstance(error, DBAPIError) else None

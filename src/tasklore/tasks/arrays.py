@@ -82,6 +82,11 @@ class ArrayTask(Task):
         return f"{self.arrays.given_name} #{self.arrays.fingerprint[:16]}"
 
     @property
+    def family(self) -> str:
+        """The same for equal data, whatever it is called."""
+        return self.arrays.fingerprint
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.arrays.labels[index] for index in self.classes)
 
@@ -186,8 +191,8 @@ def from_arrays(
     kind : {"classification", "regression"}
     names : sequence of str, optional
         Of the tasks; related ones can be kept together with ``split(family=...)``. The hash of the data is
-        always part of a task's name, so that fingerprints tell data apart, and pairs given twice stay on one
-        side of a split.
+        always part of a task's name, so that fingerprints tell data apart. Pairs given twice stay on one side
+        of a split, whatever they are called.
     input_shape : tuple of int, optional
         Shape of one example, for images given as flat rows: (channels, height, width).
     max_ways : int, optional

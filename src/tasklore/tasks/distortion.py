@@ -73,7 +73,7 @@ class Distortion:
         rows = np.stack(
             [
                 np.stack([mirror * wide * cos, self.shear * shear - sin, 2 * self.shift * right], 1),
-                np.stack([sin, tall * cos, 2 * self.shift * down], 1),
+                np.stack([mirror * sin, tall * cos, 2 * self.shift * down], 1),
             ],
             1,
         )

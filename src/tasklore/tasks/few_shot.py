@@ -19,7 +19,7 @@ from ..errors import InvalidData, InvalidSetting
 from ..types import Batch, Episode, TaskSpec
 from .distortion import Distortion
 from .scaling import Scaling
-from .source import Splits, Task, TaskSource
+from .source import Splits, Task, TaskSource, short_hash
 
 __all__ = ["Examples", "FewShotSource", "FewShotTask", "Variant"]
 
@@ -288,6 +288,18 @@ class FewShotSource(TaskSource):
     @property
     def classes(self) -> frozenset[str]:
         return frozenset(map(self.examples.variant_name, self.variants))
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Of labels: a class and its turned forms are one here."""
+        named = (f"{self.examples.name}: {self.examples.labels[label]}" for label, _ in self.variants)
+        return frozenset(map(short_hash, named))
+
+    def scaled(self, scaling: Scaling) -> "FewShotSource":
+        mean, std = (tuple(values.ravel().tolist()) for values in (scaling.x_mean, scaling.x_std))
+        if (mean, std) == (self.examples.mean, self.examples.std):
+            return self
+        return dataclasses.replace(self, examples=dataclasses.replace(self.examples, mean=mean, std=std))
 
     def task(self, rng: np.random.Generator) -> FewShotTask:
         n_ways, n_shots = _draw(rng, self.n_ways), _draw(rng, self.n_shots)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InvalidData, InvalidSetting
 from ..registry import sources
 from .few_shot import Examples, FewShotSource
+from .scaling import Scaling
 from .source import Collection, MixedSource, Splits, TaskSource
 
 __all__ = ["Mix", "reshaped"]
@@ -88,12 +89,11 @@ class Mix(Collection):
             side = self.size
             shape = (self.channels or shape[0], *((side, side) if side else shape[1:]))
         known: dict[int, Examples] = {}
-        scaled: dict[int, Examples] = {}
         common = _common_scale([_alike(found[name].train, shape, known) for name in self.of])
 
         def side_of(side: str, names: Sequence[str], weights: tuple[float, ...] = ()) -> MixedSource:
             alike = (_alike(getattr(found[name], side), shape, known) for name in names)
-            parts = tuple(_scaled_alike(source, common, scaled) for source in alike)
+            parts = tuple(alike) if common is None else tuple(source.scaled(common) for source in alike)
             return MixedSource(parts, weights, tuple(names))
 
         return Splits(
@@ -104,10 +104,16 @@ class Mix(Collection):
 
     def _collection(self, name: str) -> Collection:
         kind: Any = sources.get(name)
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for field in fields.values():
+            if field.default is field.default_factory is dataclasses.MISSING:
+                raise InvalidSetting(
+                    f"{name} needs {field.name}, which a mix cannot give; choose other collections"
+                )
         given = {
             field: getattr(self, field)
             for field in ("n_ways", "n_shots", "n_queries", "train_ways", "download")
-            if field in {known.name for known in dataclasses.fields(kind)}
+            if field in fields
         }
         return kind(**given)
 
@@ -138,8 +144,8 @@ def _parts(source: TaskSource) -> list[TaskSource]:
     )
 
 
-def _common_scale(sources: Sequence[TaskSource]) -> tuple[float, float] | None:
-    """Return one mean and standard deviation for images of several sources; None if some are none."""
+def _common_scale(sources: Sequence[TaskSource]) -> Scaling | None:
+    """Return one scaling for images of several sources; None if some are none."""
     moments: list[tuple[float, float]] = []
     for source in sources:
         seen: list[Tensor] = []
@@ -155,22 +161,7 @@ def _common_scale(sources: Sequence[TaskSource]) -> tuple[float, float] | None:
         moments.append((float(values.mean()), float(values.var())))
     mean = sum(mean for mean, _ in moments) / len(moments)
     variance = sum(variance + (each - mean) ** 2 for each, variance in moments) / len(moments)
-    return mean, math.sqrt(variance)
-
-
-def _scaled_alike(
-    source: TaskSource, scale: tuple[float, float] | None, known: dict[int, Examples]
-) -> TaskSource:
-    """Return a source whose images are scaled by these numbers, as those of a new task will be."""
-    if isinstance(source, MixedSource):
-        parts = tuple(_scaled_alike(part, scale, known) for part in source.parts)
-        return dataclasses.replace(source, parts=parts)
-    if scale is None or not isinstance(source, FewShotSource):
-        return source
-    old, (mean, std) = source.examples, scale
-    if id(old) not in known:
-        known[id(old)] = dataclasses.replace(old, mean=(mean,), std=(std,))
-    return dataclasses.replace(source, examples=known[id(old)])
+    return Scaling(np.array([mean]), np.array([math.sqrt(variance)]), np.zeros(1), np.ones(1))
 
 
 def reshaped(examples: Examples, shape: tuple[int, int, int]) -> Examples:

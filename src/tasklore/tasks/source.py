@@ -30,6 +30,7 @@ __all__ = [
     "TaskSource",
     "check_is_source",
     "pad",
+    "short_hash",
     "stack",
     "task_key",
     "task_rng",
@@ -43,6 +44,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def name(self) -> str:
         """A short name for tables and pictures."""
+
+    @property
+    def family(self) -> str:
+        """What this task is about: tasks of one family stay on one side of a split. By default its name."""
+        return self.name
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -90,6 +96,21 @@ class TaskSource(abc.ABC):
         """How the raw numbers of new examples become what these tasks show; by default they are the same."""
         return Scaling.none()
 
+    def scaled(self, scaling: Scaling) -> "TaskSource":
+        """Return the same tasks, seen through a scaling of their raw numbers: that of a prior.
+
+        Raises
+        ------
+        InvalidData
+            They are scaled otherwise, and cannot be scaled anew.
+        """
+        if self.scaling.to_dict() == scaling.to_dict():
+            return self
+        raise InvalidData(
+            f"the numbers of a {type(self).__name__} are not scaled as those that were learned from, and "
+            "cannot be; use a prior of tasks like these"
+        )
+
     @property
     def plain(self) -> Callable[[Tensor], Tensor] | None:
         """How a shallow model should see examples, (n, *input_shape) to (n, f); None: as they are."""
@@ -99,9 +120,17 @@ class TaskSource(abc.ABC):
     def classes(self) -> frozenset[str]:
         """What tasks are made of: names of classes, or of whole tasks; empty where the supply is endless.
 
-        Two sources that have none in common never show the same thing.
+        Two sources of one data set that have none in common never show the same thing.
         """
         return frozenset()
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Short hashes of what tasks are made of, its data set included: a prior keeps them.
+
+        So a class that was learned from is recognised where it is to be judged on, in another split perhaps.
+        """
+        return frozenset(map(short_hash, self.classes))
 
     @property
     def named(self) -> Mapping[str, "TaskSource"]:
@@ -203,6 +232,11 @@ def check_is_source(given: object) -> None:
         )
 
 
+def short_hash(text: str) -> str:
+    """Return sixteen hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def task_rng(seed: int, stream: str, step: int, index: int) -> np.random.Generator:
     """Return the generator that belongs to one draw of one task."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(_entropy(seed, stream, step, index))))
@@ -271,7 +305,7 @@ class TaskList(TaskSource):
 
     @property
     def classes(self) -> frozenset[str]:
-        return frozenset(task.name for task in self.tasks)
+        return frozenset(task.family for task in self.tasks)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -310,14 +344,14 @@ class TaskList(TaskSource):
         fractions : (train, validation)
             Of the families; the rest is for testing.
         family : callable, optional
-            Tasks of one family stay on one side. By default every task is its own family.
+            Tasks of one family stay on one side; :attr:`Task.family` by default.
 
         Raises
         ------
         InvalidData
             A side would be empty.
         """
-        family_of = family or (lambda task: task.name)
+        family_of = family or (lambda task: task.family)
         names = sorted({family_of(task) for task in self.tasks})
         order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
         first, second = (round(share * len(order)) for share in (fractions[0], sum(fractions)))
@@ -366,6 +400,13 @@ class MixedSource(TaskSource):
     @property
     def classes(self) -> frozenset[str]:
         return frozenset[str]().union(*(part.classes for part in self.parts))
+
+    @property
+    def origins(self) -> frozenset[str]:
+        return frozenset[str]().union(*(part.origins for part in self.parts))
+
+    def scaled(self, scaling: Scaling) -> "MixedSource":
+        return dataclasses.replace(self, parts=tuple(part.scaled(scaling) for part in self.parts))
 
     @property
     def plain(self) -> Callable[[Tensor], Tensor] | None:

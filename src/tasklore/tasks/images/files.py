@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,7 @@ def read_picture(source: Path | bytes, name: str, mode: Literal["L", "RGB"], siz
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                upright: Image.Image = ImageOps.exif_transpose(image).convert(mode)
+                upright = _in_bytes(ImageOps.exif_transpose(image)).convert(mode)
         if ink:
             upright = ImageChops.invert(upright)
         pixels = np.asarray(upright.resize((size, size), Image.Resampling.BOX if ink else None))
@@ -165,3 +165,26 @@ def read_picture(source: Path | bytes, name: str, mode: Literal["L", "RGB"], siz
     ) as error:
         raise InvalidData(f"{name} is not an image that can be read: {error}; mend or remove it") from error
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _in_bytes(image: Any) -> Any:
+    """Return a picture whose values have eight bits, and which is not transparent but on white paper.
+
+    Pillow's own conversion cuts larger values off at 255, and takes what is transparent for black. Of values
+    with more bits the whole range counts, 0 to 65,535 (of fractions 0 to 1), so that all pictures are alike.
+    """
+    from PIL import Image
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values, most = np.asarray(image, dtype=np.float64), 1.0 if image.mode == "F" else 65535.0
+        if not (values.min() >= 0 and values.max() <= most):  # nor where some are no numbers
+            raise ValueError(
+                f"its values run from {values.min():g} to {values.max():g}, not from 0 to {most:g}: save it "
+                "with eight bits"
+            )
+        return Image.fromarray(np.round(255 * values / most).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image)
+    return image

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -167,9 +168,10 @@ def load_characters(folder: str | None = None, *, download: bool = True) -> Char
     if packed := find([PACKED], folder, UNDER):
         return Characters(**read_npz(packed[0], names))
     characters = read_zips(obtain(PLACES, folder, UNDER, download=download))
-    # Reading 32,460 pictures takes a while; the next time there is one file to read.
-    with replacing(cache_folder() / UNDER / PACKED) as file:
-        np.savez_compressed(file, **{name: getattr(characters, name) for name in names})
+    if folder is None:  # what a user names may be anything, and must not become everyone's Omniglot
+        # Reading 32,460 pictures takes a while; the next time there is one file to read.
+        with suppress(OSError), replacing(cache_folder() / UNDER / PACKED) as file:
+            np.savez_compressed(file, **{name: getattr(characters, name) for name in names})
     return characters
 
 
