@@ -130,6 +130,20 @@ def test_classes_from_a_file_to_predictions(here: Here, files: Path, tmp_path: P
     assert (tmp_path / "p.csv").read_text() == answers
 
 
+def test_what_looks_like_a_number_in_a_later_file_is_what_it_was(here: Here, tmp_path: Path) -> None:
+    """A file of few rows may hold codes of digits only, and truth values where there were three answers."""
+    rng = np.random.default_rng(0)
+    code, smoker = rng.choice(["007", "A12", "012"], 90), rng.choice(["TRUE", "FALSE", "UNKNOWN"], 90)
+    target = np.where((code == "007") & (smoker == "TRUE"), "high", "low")
+    table(tmp_path / "all.csv", {"code": code, "smoker": smoker, "target": target})
+    here("fit", "all.csv", "--target", "target", "--no-report", *FEW)
+    table(tmp_path / "one.csv", {"code": ["007"], "smoker": ["TRUE"]})
+    table(tmp_path / "more.csv", {"code": ["007", "A12"], "smoker": ["TRUE", "UNKNOWN"]})
+    one, more = (here("predict", "model.skops", name).stdout.splitlines() for name in ("one.csv", "more.csv"))
+    assert one[1] == more[1]
+    assert one[1].startswith("high")
+
+
 def test_numbers_from_a_packed_file_to_predictions(here: Here, files: Path, tmp_path: Path) -> None:
     data = files / "diabetes.csv.gz"
     options = ("--output", "out/sugar.skops", "--no-remember", "--json")

@@ -55,6 +55,15 @@ def test_arrays_of_every_kind(ends: Ends, array: np.ndarray) -> None:
     np.testing.assert_array_equal(other, np.ones(5))
 
 
+def test_what_has_arrived_keeps_no_file_open(ends: Ends) -> None:
+    before = len(os.listdir("/dev/fd"))
+    kept = [through(ends, np.full(5000, place)) for place in range(20)]
+    assert len(os.listdir("/dev/fd")) == before
+    assert all((array == place).all() for place, array in enumerate(kept))
+    kept[3][:] = -1.0  # one's own copy
+    assert kept[4][0] == 4
+
+
 def test_what_holds_no_array(ends: Ends) -> None:
     assert through(ends, {"a": [1, 2.5, None]}) == {"a": [1, 2.5, None]}
     assert through(ends, b"") == b""

@@ -218,6 +218,10 @@ def test_the_area_under_the_curve_is_scikit_learns(n_classes: int) -> None:
         assert found == pytest.approx(roc_auc_score(y, given))
     else:
         assert found == pytest.approx(np.mean([roc_auc_score(y == k, given[k]) for k in range(n_classes)]))
+    weights = rng.exponential(size=300)
+    judged = range(1, 2) if n_classes == 2 else range(n_classes)
+    areas = [roc_auc_score(y == k, outputs[:, k], sample_weight=weights) for k in judged]
+    assert METRICS["classification"]["roc_auc"].score(y, outputs, weights) == pytest.approx(np.mean(areas))
 
 
 def test_processes_with_another_limit_end_and_keep_no_table() -> None:

@@ -27,6 +27,7 @@ from tasklore.apps.automl.saving import open_saved, write
 from tasklore.apps.automl.search import _Search  # pyright: ignore[reportPrivateUsage]
 from tasklore.apps.automl.space import candidates
 from tasklore.apps.automl.trials import Blend, Budget, Design, Found, Trial
+from tasklore.apps.automl.worker import Worker, _left_to_container  # pyright: ignore[reportPrivateUsage]
 
 
 def numbers(n: int) -> Problem:
@@ -251,3 +252,46 @@ def test_a_run_with_a_store_repeats_itself(tmp_path: Path) -> None:
     ]
     assert list(boards[0]["candidate"]) == list(boards[1]["candidate"])
     np.testing.assert_array_equal(boards[0]["score"], boards[1]["score"])
+
+
+def test_a_process_that_cannot_start_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no more processes are allowed, say: whoever asked hears that the other end hung up."""
+    monkeypatch.setattr("tasklore.apps.automl.nursery.spawn", lambda descriptor, limit: None)
+    with Worker(500) as worker:
+        worker.start()
+        assert not worker.starting
+        assert not worker.ready
+        problem = numbers(50)
+        worker.load(problem, folds_of(problem, 2, 0))
+        found = worker.measure(candidates("regression")["ridge-1"], 5.0)
+    assert "its process ended" in found.error
+
+
+def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
+    assert _left_to_container(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _left_to_container(tmp_path) == float("inf")
+    (tmp_path / "memory.max").write_text(f"{4000 << 20}\n")
+    (tmp_path / "memory.current").write_text(f"{3000 << 20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {500 << 20}\n")
+    assert _left_to_container(tmp_path) == 1500.0
+    (tmp_path / "memory.max").write_text("max\n")
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text(f"{2000 << 20}\n")
+    (old / "memory.usage_in_bytes").write_text(f"{2500 << 20}\n")
+    (old / "memory.stat").write_text(f"total_inactive_file {100 << 20}\n")
+    assert _left_to_container(tmp_path) == 0.0
+
+
+def test_a_light_member_whose_models_alone_were_kept_is_the_blend(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = begun(60)
+    design = search.levels[0]
+    for place, name in enumerate(("ridge-1", "tree-3", "constant")):
+        one = candidates("regression")[name]
+        found = measure(one, design.problem, design.folds, 0, keep_models=place == 1)
+        search.trials.append(Trial(place, one, found, 0, 60, 0.0, score=-found.loss))
+    monkeypatch.setattr(search_module, "select", lambda *_, **__: np.array([0.97, 0.02, 0.01]))
+    weights, whole = search._weights(0)
+    names = [trial.candidate.name for trial in whole]
+    assert dict(zip(names, weights.tolist(), strict=True)) == {"ridge-1": 0.0, "tree-3": 1.0, "constant": 0.0}

@@ -41,6 +41,8 @@ Y = (X[:, 0] > 0).astype(int)
         ({"prior": quick_prior("regression")}, "the prior is for regression; one for classification"),
         ({"watch": "loudly"}, "watch is 'loudly'; give a function"),
         ({"name": " "}, "name is ' '; give a text of 1 to 200"),
+        ({"name": "caf\udce9"}, "it has characters that cannot be written down"),
+        ({"name": "a\0b"}, "it has characters that cannot be written down"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
+from tasklore import AutoRegressor
+from tasklore.apps.automl.gaps import warn_of_lost_texts
 from tasklore.apps.automl.tables import (
     MISSING,
     Schema,
@@ -248,3 +250,62 @@ def test_what_is_no_text_among_dates_is_a_gap() -> None:
     assert schema.columns[0].kind == "date"
     assert schema.columns[0].day_first
     assert table["when"].isna().tolist() == [False] * 280 + [True]
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        pd.Series([45000, 45001]),
+        pd.Series([1704067200.0, None]),
+        pd.Series([1704067200, "13.13.2024"], dtype=object),
+        pd.Series([True, "Q1 2024"], dtype=object),
+    ],
+    ids=["spreadsheet", "seconds", "mixed", "truth"],
+)
+def test_numbers_are_no_dates(later: pd.Series) -> None:
+    schema = Schema.of(pd.DataFrame({"when": pd.date_range("2024-01-01", periods=9)}))
+    frame = pd.DataFrame({"when": later})
+    table = schema.table(frame)
+    assert table["when"].isna().all()
+    with pytest.warns(UserWarning, match=r"no dates are taken as missing: 'when' \('.*'\); write dates as"):
+        warn_of_lost_texts(frame, schema, table)
+
+
+def test_dates_of_any_kind_are_dates() -> None:
+    day = datetime.date(2024, 3, 2)
+    schema = Schema.of(pd.DataFrame({"when": pd.date_range("2024-01-01", periods=9)}))
+    ways = [day, "2024-03-02", datetime.datetime(2024, 3, 2), np.datetime64("2024-03-02")]
+    later = pd.Series(ways, dtype=object)
+    assert schema.table(pd.DataFrame({"when": later}))["when"].tolist() == [pd.Timestamp(day)] * 4
+
+
+def test_truth_has_many_names() -> None:
+    schema = Schema.of(pd.DataFrame({"on": [True, False, True]}))
+    later = pd.DataFrame({"on": ["1", "no", " TRUE ", "0", "F", None, "perhaps"]})
+    found = ["True", "False", "True", "False", "False", MISSING, "Perhaps"]
+    assert schema.table(later)["on"].tolist() == found
+
+
+class Foreign:
+    """A table of another library."""
+
+    def __init__(self, columns: dict[str, list[float]]) -> None:
+        self.columns = columns
+
+    def to_pandas(self) -> pd.DataFrame:
+        if not self.columns:
+            raise ImportError("pyarrow is needed")
+        return pd.DataFrame(self.columns)
+
+
+def test_columns_of_other_libraries_go_by_name() -> None:
+    rng = np.random.default_rng(0)
+    a, b, noise = rng.normal(size=(3, 60)).tolist()
+    y = np.add(a, noise)
+    model = AutoRegressor(max_evaluations=1, random_state=0).fit(Foreign({"a": a, "b": b}), y)
+    assert model.feature_names_in_.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(
+        model.predict(Foreign({"b": b, "a": a})), model.predict(pd.DataFrame({"a": a, "b": b}))
+    )
+    with pytest.raises(InvalidData, match=r"Foreign whose to_pandas\(\) fails \(pyarrow is needed\); give a"):
+        model.predict(Foreign({}))

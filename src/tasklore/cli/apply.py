@@ -121,7 +121,7 @@ def _model_answers(path: Path, inputs: Path, target: str | None, *, invert: bool
     if invert:
         raise InvalidSetting(f"--invert is for images, and {path} is a model for tables; leave it out")
     model = load_model(path)
-    table = read_table(inputs)
+    table = read_table(inputs, texts=model.text_columns_)
     if target is not None:
         if target not in table:
             raise InvalidData(

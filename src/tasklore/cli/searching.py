@@ -252,6 +252,7 @@ def _called(file: str) -> str | None:
     >>> _called("sales.2024.csv.gz"), _called(".hidden.csv"), _called(" .csv")
     ('sales', 'hidden', 'csv')
     """
+    file = file.encode(errors="ignore").decode()  # a name that is no UTF-8 cannot be written down
     return file.lstrip(" .").split(".")[0].strip()[:LONGEST_NAME] or None
 
 

@@ -9,7 +9,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -127,10 +127,16 @@ class Prepared:
         return cls(path.name, target, rows.drop(columns=groups), wanted, *parts, together)
 
 
-def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
+def read_table(path: Path, target: str | None = None, texts: Collection[str] = ()) -> pd.DataFrame:
     """Read a .csv (columns apart by comma, semicolon or tab; packed or not) or a .parquet.
 
-    Where ``target`` is text, "None" is one of its labels; elsewhere it is a gap.
+    Parameters
+    ----------
+    path : Path
+    target : str, optional
+        Where it is text, "None" is one of its labels; elsewhere it is a gap.
+    texts : collection of str
+        Columns of a .csv that stay as they are written, although all that is in them may look like numbers.
 
     Raises
     ------
@@ -143,7 +149,7 @@ def read_table(path: Path, target: str | None = None) -> pd.DataFrame:
         found = "is a folder" if path.is_dir() else "does not exist"
         raise InvalidData(f"{path} {found}; give a .csv, a .csv.gz or a .parquet")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, target)
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path, target, texts)
     except InvalidData:
         raise
     except ImportError as error:
@@ -170,14 +176,14 @@ def _zstandard_errors() -> tuple[type[Exception], ...]:
     return ()
 
 
-def _read_csv(path: Path, target: str | None) -> pd.DataFrame:
+def _read_csv(path: Path, target: str | None, texts: Collection[str]) -> pd.DataFrame:
     """Read it with the separator that its first line has, and commas in numbers if they are decimal ones."""
     header = [str(name) for name in pd.read_csv(path, nrows=0).columns]
     separator = ","
     if len(header) == 1:
         separator = next((mark for mark in (";", "\t") if mark in header[0]), ",")
     # All at once, as a column read in pieces may change its type on the way.
-    as_they_are: dict[str, Any] = {"sep": separator, "low_memory": False}
+    as_they_are: dict[str, Any] = {"sep": separator, "low_memory": False, "dtype": dict.fromkeys(texts, str)}
     table = table_from_csv(path, **as_they_are)
     if separator != ",":
         other = table_from_csv(path, **as_they_are, decimal=",")

@@ -18,7 +18,8 @@ from .pipelines import Kind
 __all__ = ["select"]
 
 MOST_RANKED = 10  # models that get weight for their rank; a quarter of them if there are fewer than forty
-METRIC_ROWS = 5000  # that a metric which is not the loss is computed on in each step, which costs more
+METRIC_CELLS = 10_000  # that a metric which is not the loss is computed on in each step, which costs more
+FEWEST_ROWS = 1000  # of them
 BAGGED_ROWS = 100_000  # of all bags together
 
 
@@ -92,7 +93,8 @@ def select(  # noqa: PLR0913 - settings of one step
         np.sort(rng.permutation(n_rows)[: max(1, n_rows // 2)]) for _ in range(n_bags)
     ]
     if n_bags < 2:
-        bags = [np.arange(n_rows) if by_loss else np.sort(rng.permutation(n_rows)[:METRIC_ROWS])]
+        most = max(FEWEST_ROWS, METRIC_CELLS // max(2, predictions.shape[2]))
+        bags = [np.arange(n_rows) if by_loss else np.sort(rng.permutation(n_rows)[:most])]
     counts = np.zeros(len(pool))
     for rows in bags:
         some = None if row_weights is None else row_weights[rows]

@@ -37,7 +37,7 @@ from .prior import TablePrior
 from .saving import open_saved, write
 from .search import search
 from .settings import budget_of, check_settings, seconds_of
-from .tables import Schema
+from .tables import Schema, plain_table
 from .targets import classes_of, groups_of, indices_of, numbers_of, weights_of
 from .trials import Blend, Trial
 
@@ -98,14 +98,15 @@ class _Auto(BaseEstimator):
         started = time.monotonic()
         asked = self.get_params(deep=False)
         check_settings(asked, self.kind)
-        schema, table = Schema.read(X)
-        not_plain = unsuited(X, schema)
+        rows = plain_table(X)
+        schema, table = Schema.read(rows)
+        not_plain = unsuited(rows, schema)
         if len(table) < 2:
             raise InvalidData("Found array with 1 sample(s) while a minimum of 2 is required.")
         if y is None:
             raise InvalidData(f"{type(self).__name__} requires y to be passed, but the target y is None")
         check_consistent_length(table, y)
-        warn_of_lost_texts(X, schema, table)
+        warn_of_lost_texts(rows, schema, table)
         classes = self._classes_of(y)
         y = self._targets(y, classes)
         weights, groups = weights_of(sample_weight, table), groups_of(groups, table)
@@ -131,8 +132,8 @@ class _Auto(BaseEstimator):
         if classes is not None:
             self.classes_ = classes
         self.n_features_in_ = len(schema.columns)
-        if schema.named and all(isinstance(name, str) for name in X.columns):
-            self.feature_names_in_ = np.asarray(X.columns, dtype=object)
+        if schema.named and all(isinstance(name, str) for name in rows.columns):
+            self.feature_names_in_ = np.asarray(rows.columns, dtype=object)
         elif "feature_names_in_" in vars(self):
             del self.feature_names_in_
         if told := unfinished(found):
@@ -148,7 +149,7 @@ class _Auto(BaseEstimator):
                 with self._opened() as store:
                     if store is not None:
                         remember(store, problem, found.described, found.trivial, tried, settings, self.name)
-            except StoreError as error:  # the model is there all the same
+            except (StoreError, InvalidData) as error:  # the model is there all the same
                 warnings.warn(f"this fit could not be remembered: {error}", UserWarning, stacklevel=2)
         return self
 
@@ -179,10 +180,21 @@ class _Auto(BaseEstimator):
 
     def _outputs(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        table = self._schema.table(X)
-        warn_of_lost_texts(X, self._schema, table)
+        rows = plain_table(X)
+        table = self._schema.table(rows)
+        warn_of_lost_texts(rows, self._schema, table)
         with _plain():
             return self._blend.outputs(table)
+
+    @property
+    def text_columns_(self) -> list[str]:
+        """The columns in which what is written counts, also where it looks like a number: ``007``, ``TRUE``.
+
+        To read a file for ``predict`` as the one for ``fit`` was read:
+        ``pd.read_csv(path, dtype=dict.fromkeys(model.text_columns_, str))``.
+        """
+        check_is_fitted(self)
+        return [column.name for column in self._schema.columns if column.kind in ("category", "date", "text")]
 
     @property
     def leaderboard_(self) -> pd.DataFrame:
@@ -218,8 +230,9 @@ class _Auto(BaseEstimator):
         and its calibration, stay as the search found them. Rows of weight 0 are left out.
         """
         check_is_fitted(self)
-        table = self._schema.table(X)
-        warn_of_lost_texts(X, self._schema, table)
+        rows = plain_table(X)
+        table = self._schema.table(rows)
+        warn_of_lost_texts(rows, self._schema, table)
         weights = weights_of(sample_weight, table)
         unweighted = [c.name for _, c, _ in self._blend.members if not c.takes_weights(self.kind)]
         if weights is not None and unweighted:

@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - scikit-learn calls the rows X
-"""Texts in columns of numbers, which become gaps."""
+"""Values that are no numbers, or no dates, where such are needed: they become gaps."""
 
 import warnings
 from typing import Any
@@ -12,12 +12,25 @@ from .tables import Schema, Table
 
 __all__ = ["warn_of_lost_texts"]
 
+WANTED = {
+    "number": (
+        "texts in columns of numbers",
+        "write numbers with a decimal point and nothing else, and leave gaps empty",
+    ),
+    "date": (
+        "values in columns of dates that are no dates",
+        "write dates as when the model was fitted; of numbers nobody knows what they count: "
+        "pd.to_datetime(column, unit='s') perhaps",
+    ),
+}
+"""By kind of column: what was lost there, and what to do about it."""
+
 GAPS = {"", "nan"}  # texts that say themselves that nothing is there, in small letters and without spaces
 N_NAMED = 3
 
 
 def warn_of_lost_texts(X: Any, schema: Schema, table: Table) -> None:
-    """Warn, once for all columns, if texts where numbers are needed were taken as missing.
+    """Warn, once for all columns, if values were taken as missing: texts among numbers, and what is no date.
 
     Parameters
     ----------
@@ -32,23 +45,21 @@ def warn_of_lost_texts(X: Any, schema: Schema, table: Table) -> None:
     frame: Any = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
     by_name = schema.named and isinstance(X, pd.DataFrame)
     names = [str(name) for name in frame.columns] if by_name else [column.name for column in schema.columns]
-    numbers = {column.name for column in schema.columns if column.kind == "number"}
-    found: dict[str, str] = {}
-    for place, name in enumerate(names):
-        if name not in numbers or name in found or not pd.api.types.is_string_dtype(frame.dtypes.iloc[place]):
+    kinds = {column.name: column.kind for column in schema.columns if column.kind in WANTED}
+    found: dict[str, dict[str, str]] = {kind: {} for kind in WANTED}
+    for place, (name, dtype) in enumerate(zip(names, frame.dtypes, strict=True)):
+        kind = kinds.pop(name, "")  # of columns of one name, the first counts
+        if not kind or (kind == "number" and not pd.api.types.is_string_dtype(dtype)):
             continue
         given = frame.iloc[:, place]
         lost: set[str] = {
             str(value) for value in given[given.notna().to_numpy() & table[name].isna().to_numpy()]
         }
         if lost := {text for text in lost if text.strip().lower() not in GAPS}:
-            found[name] = min(lost)[:30]
-    if found:
-        named = [f"{name!r} ({text!r})" for name, text in found.items()]
-        shown = ", ".join(named[:N_NAMED]) + (", …" if len(named) > N_NAMED else "")
-        warnings.warn(
-            f"texts in columns of numbers are taken as missing: {shown}; write numbers with a decimal point "
-            "and nothing else, and leave gaps empty",
-            UserWarning,
-            stacklevel=4,
-        )
+            found[kind][name] = min(lost)[:30]
+    for kind, lost_there in found.items():
+        if lost_there:
+            named = [f"{name!r} ({text!r})" for name, text in lost_there.items()]
+            shown = ", ".join(named[:N_NAMED]) + (", …" if len(named) > N_NAMED else "")
+            what, cure = WANTED[kind]
+            warnings.warn(f"{what} are taken as missing: {shown}; {cure}", UserWarning, stacklevel=4)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score
 
 from ...errors import InvalidSetting
 
@@ -102,17 +101,24 @@ def _balanced(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) ->
 
 def _roc_auc(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:
     """Return the area under the curve; of several classes the mean, each against the rest."""
-    present, counts = np.unique(y, return_counts=True)
-    if weights is not None:
-        areas = [roc_auc_score(y == label, outputs[:, label], sample_weight=weights) for label in present]
-    else:  # by the sum of ranks of Mann and Whitney: many times quicker
-        ranks = rankdata(outputs, axis=0)
-        sums = [ranks[y == label, label].sum() for label in present]
-        areas = [
-            (total - n * (n + 1) / 2) / max(n * (len(y) - n), 1)
-            for total, n in zip(sums, counts.tolist(), strict=True)
-        ]
-    return float(np.mean(areas[1:] if outputs.shape[1] == 2 else areas)) if len(present) > 1 else 0.5
+    present = np.unique(y)
+    if len(present) < 2:
+        return 0.5
+    judged = present[1:] if outputs.shape[1] == 2 else present
+    weights = np.ones(len(y)) if weights is None else weights
+    return float(np.mean([_area(y == label, outputs[:, label], weights) for label in judged]))
+
+
+def _area(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> float:
+    """Return the share of pairs that a score orders well, by one sort: many times as quick as a curve."""
+    order = np.argsort(score)
+    score, of_positive = score[order], (weights * positive)[order]
+    of_negative = weights[order] - of_positive
+    starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # equal ones are half in order
+    of_positive, of_negative = (np.add.reduceat(each, starts) for each in (of_positive, of_negative))
+    below = np.cumsum(of_negative) - of_negative
+    pairs = of_positive.sum() * of_negative.sum()
+    return float(of_positive @ (below + 0.5 * of_negative)) / pairs if pairs else 0.5
 
 
 def _r2(y: np.ndarray, outputs: np.ndarray, weights: np.ndarray | None) -> float:

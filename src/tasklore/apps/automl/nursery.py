@@ -122,7 +122,11 @@ def host(descriptor: int) -> None:
                     os.waitpid(number, 0)
                     children.remove(number)
                 continue
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError:  # no more processes are allowed; whoever asked hears that the other end hung up
+                os.close(descriptors[0])
+                continue
             if child == 0:
                 line.close()
                 try:

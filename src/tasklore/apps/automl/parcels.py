@@ -73,10 +73,18 @@ def _mapped(pipe: "Connection[Any, Any]") -> memoryview:
         _, descriptors, _, _ = socket.recv_fds(line, 1, 1)
     if not descriptors:
         raise EOFError("the other end hung up while it was sending arrays")
-    try:
-        return memoryview(mmap.mmap(descriptors[0], 0, access=mmap.ACCESS_COPY))
-    finally:
-        os.close(descriptors[0])
+    with open(descriptors[0], "rb", buffering=0) as memory:
+        if sys.version_info >= (3, 13):
+            return memoryview(mmap.mmap(memory.fileno(), 0, access=mmap.ACCESS_COPY, trackfd=False))
+        # Mapped, it would keep a file open for as long as a model is kept, of which there may be hundreds.
+        whole = memoryview(mmap.mmap(-1, os.fstat(memory.fileno()).st_size))
+        memory.seek(0)
+        place = 0
+        while n_read := memory.readinto(whole[place:]):
+            place += n_read
+        if place < len(whole):
+            raise EOFError("what was sent is shorter than it should be")
+        return whole
 
 
 def _unnamed() -> BinaryIO:

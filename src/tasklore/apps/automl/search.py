@@ -283,11 +283,11 @@ class _Search:
         experience, and nothing ends a fit that is under way here.
         """
         if self.budget.memory is not None or self.problem.schema.of_kind("text"):
-            while not any(worker.ready for worker in workers) and self._left() > 0:
+            while all(worker.starting for worker in workers) and self._left() > 0:
                 time.sleep(0.01)
             return
         most = 0.05 * (self.budget.seconds or 0.0)
-        while not any(worker.ready for worker in workers):
+        while all(worker.starting for worker in workers):
             cost = {
                 name: seconds
                 for name in self.distinct
@@ -572,8 +572,9 @@ class _Search:
         )
         # With heavy tails the choice is not by quite the loss that decided which models were kept.
         there = np.array([bool(trial.measured.models) for trial in whole])
-        weights = weights * there if weights[there].any() else there / there.sum()
-        weights[weights < LEAST_WEIGHT] = 0.0
+        weights = weights * there if weights[there].any() else there.astype(np.float64)
+        weights /= weights.sum()
+        weights[weights < min(LEAST_WEIGHT, weights.max())] = 0.0
         return weights / weights.sum(), whole
 
     def _curve(self) -> Iterator[tuple[float, float]]:

@@ -2,11 +2,12 @@
 
 import math
 import numbers
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from joblib import cpu_count
 
 from ...errors import InvalidSetting
 from ...experience.store import ExperienceStore
@@ -56,6 +57,8 @@ def check_settings(given: Mapping[str, Any], kind: Kind) -> None:
     metric_for(kind, metric)
     if name is not None and not (isinstance(name, str) and 0 < len(name.strip()) <= LONGEST_NAME):
         raise _wrong("name", name, f"give a text of 1 to {LONGEST_NAME} characters, or None")
+    if name is not None and ("\0" in name or name != name.encode(errors="ignore").decode()):
+        raise _wrong("name", name, "it has characters that cannot be written down; give another, or None")
     if not isinstance(store, ExperienceStore | str | Path | None):
         raise _wrong("store", store, "give an open store, a path or an address, or None")
     if not isinstance(prior, TablePrior | None):
@@ -70,7 +73,7 @@ def budget_of(given: Mapping[str, Any], seed: int) -> Budget:
     """Return what a fit may spend, by settings that were checked."""
     n_jobs = 1 if given["n_jobs"] is None else int(given["n_jobs"])
     if n_jobs < 0:
-        n_jobs = max(1, _cores() + 1 + n_jobs)
+        n_jobs = max(1, cpu_count() + 1 + n_jobs)  # those that a container may use
     memory = None if given["memory_limit"] is None else int(given["memory_limit"])
     if given["max_evaluations"] is not None:
         return Budget(None, int(given["max_evaluations"]), n_jobs, memory, seed)
@@ -102,11 +105,3 @@ def _is_whole(value: Any) -> bool:
 
 def _wrong(name: str, value: Any, needed: str) -> InvalidSetting:
     return InvalidSetting(f"{name} is {repr(value)[:50]}; {needed}")
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not every system has it
-        return os.cpu_count() or 1

@@ -5,6 +5,7 @@ A :class:`Schema` is learned from the rows that a model is fitted to, and turns 
 the same canonical table, whatever order, type or index they come with.
 """
 
+import numbers
 import re
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ from scipy.sparse import csr_array, issparse
 from ...errors import InvalidData
 from .quiet import QUIET
 
-__all__ = ["LARGEST", "Column", "ColumnKind", "Schema", "Table"]
+__all__ = ["LARGEST", "Column", "ColumnKind", "Schema", "Table", "plain_table"]
 
 ColumnKind: TypeAlias = Literal["number", "category", "boolean", "date", "text"]
 Table: TypeAlias = pd.DataFrame
@@ -37,6 +38,10 @@ MOST_CELLS = 250_000_000  # of a sparse matrix, which becomes dense: 2 GB
 LARGEST = 1e30  # numbers are cut here: single precision, and squares of what is larger, would be infinite
 READABLE = 0.95  # share of them that must be numbers or dates
 LONG_TEXT = 25.0  # mean characters from which on distinct values are text
+TRUTHS = {
+    **dict.fromkeys(("1", "1.0", "t", "y", "yes", "on"), "True"),
+    **dict.fromkeys(("0", "0.0", "f", "n", "no", "off"), "False"),
+}
 SHORT_DATE = re.compile(r"\s*(\d{1,2})([-/.])(\d{1,2})\2\d{2,4}\b")
 DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?\s*$")
 
@@ -175,6 +180,28 @@ class Schema:
     def from_dict(cls, values: Mapping[str, Any]) -> "Schema":
         """Read what :meth:`to_dict` gave."""
         return cls(tuple(Column(**column) for column in values["columns"]), bool(values["named"]))
+
+
+def plain_table(X: Any) -> Any:
+    """Return a table of another library as a DataFrame of pandas, so that its names count.
+
+    Whatever else is given stays as it is.
+
+    Raises
+    ------
+    InvalidData
+        It is one that cannot be turned into such.
+    """
+    convert: Any = getattr(X, "to_pandas", None)  # polars, pyarrow, cuDF, modin and others have it
+    if isinstance(X, pd.DataFrame | pd.Series | np.ndarray) or not callable(convert):
+        return X
+    try:
+        return convert()
+    except Exception as error:  # a library of others may raise anything
+        raise InvalidData(
+            f"X is a {type(X).__module__}.{type(X).__name__} whose to_pandas() fails ({error}); give a "
+            "DataFrame of pandas"
+        ) from error
 
 
 def _assembled(wanted: list[str], numbers: list[str], block: np.ndarray, others: dict[str, Values]) -> Table:
@@ -377,16 +404,21 @@ def _level(value: Any) -> str:
 
 
 def _truth(value: Any) -> str:
-    """Return ``"True"`` or ``"False"``, however it is written: 1, 1.0, true."""
+    """Return ``"True"`` or ``"False"``, however it is written: 1, 1.0, true, yes."""
     if isinstance(value, int | float | np.number):
         return str(bool(value))
-    return str(value).strip().capitalize()
+    text = str(value).strip().lower()
+    return TRUTHS.get(text, text.capitalize())
 
 
 def _dates(raw: Values, day_first: bool = False) -> Values:
     if isinstance(raw.dtype, pd.PeriodDtype):
         raw = raw.dt.to_timestamp()
+    if pd.api.types.is_numeric_dtype(raw.dtype):  # days, or seconds, since some day: nobody knows
+        return pd.Series(np.full(len(raw), "NaT", dtype="datetime64[us]"))
     if not pd.api.types.is_datetime64_any_dtype(raw.dtype):
+        if pd.api.types.infer_dtype(raw, skipna=True) not in ("string", "datetime", "date", "empty"):
+            raw = raw.where([not isinstance(value, numbers.Real) for value in raw])
         with QUIET:  # about formats that differ from row to row
             raw = _parsed(raw, day_first)
     if raw.dt.tz is not None:

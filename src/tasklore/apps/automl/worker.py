@@ -6,6 +6,7 @@ process, which has a memory limit of its own.
 
 import atexit
 import dataclasses
+import math
 import os
 import resource
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,7 +101,8 @@ class Worker:
                 self._pid = pipe.recv()
             if self._pid:
                 if not self._informed:  # not before: a send waits until the other side has started
-                    pipe.send(self._loaded)
+                    with self._killed_at(until):  # a large table takes a while
+                        pipe.send(self._loaded)
                     self._informed = True
                 pipe.send(_Try(candidate, random_state, give_up_above, keep_models))
                 if pipe.poll(max(0.0, min(seconds, until - time.monotonic()))):
@@ -147,12 +150,17 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether the process has started and would begin at once; does not wait."""
+        return not self.starting and bool(self._pid)
+
+    @property
+    def starting(self) -> bool:
+        """Whether the process is to be waited for: it has neither started nor failed to. Does not wait."""
         if not self._pid and self._pipe is not None:
             try:
                 self._pid = self._pipe.recv() if self._pipe.poll(0) else 0
             except (EOFError, OSError):
-                return False
-        return bool(self._pid)
+                self.close()  # it is tried once more when it is needed
+        return not self._pid and self._pipe is not None
 
     def start(self) -> Connection:
         """Start the process if it does not run, without waiting for it."""
@@ -262,10 +270,27 @@ os.register_at_fork(after_in_child=_idle.clear)
 
 
 def free_megabytes() -> float:
-    """Return what this machine could give to processes now; where it does not tell, all that it has."""
+    """Return what this machine could give to processes now; where it does not tell, all that it has.
+
+    No more than is left of what a container may use.
+    """
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             known = dict(line.split(":") for line in file)
-        return int(known["MemAvailable"].split()[0]) / 1024
+        free = int(known["MemAvailable"].split()[0]) / 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    return min(free, _left_to_container(Path("/sys/fs/cgroup")))
+
+
+def _left_to_container(root: Path) -> float:
+    """Return the megabytes below a control group's limit, cached files counted as free; else infinity."""
+    for folder, most, used, cached in (
+        (root, "memory.max", "memory.current", "inactive_file"),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError, KeyError):  # ValueError: "max", where there is no limit
+            limit, current = (int((folder / name).read_text()) for name in (most, used))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return max(0, limit - current + int(stat[cached])) / 2**20
+    return math.inf
