@@ -265,7 +265,7 @@ def test_what_is_no_text_among_dates_is_a_gap() -> None:
 def test_numbers_are_no_dates(later: pd.Series) -> None:
     schema = Schema.of(pd.DataFrame({"when": pd.date_range("2024-01-01", periods=9)}))
     frame = pd.DataFrame({"when": later})
-    table = schema.table(frame)
+    table: Any = schema.table(frame)
     assert table["when"].isna().all()
     with pytest.warns(UserWarning, match=r"no dates are taken as missing: 'when' \('.*'\); write dates as"):
         warn_of_lost_texts(frame, schema, table)

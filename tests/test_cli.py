@@ -222,6 +222,13 @@ def test_adapt_and_predict(here: Here, prior: Path, tmp_path: Path) -> None:
     written = tmp_path / "out.csv"
     here("predict", from_table, table, "--target", "digit", "-o", written)
     assert written.read_text() == printed
+    header, *lines = (row.split(",") for row in table.read_text().splitlines())
+    order = np.random.default_rng(0).permutation(65)  # columns go by name, and others are no matter
+    table.write_text("\n".join(",".join(np.array(row)[order]) for row in (header, *lines)))
+    assert here("predict", from_table, table).stdout == printed
+    table.write_text("\n".join(",".join(row[1:]) for row in (header, *lines)))
+    told = here("predict", from_table, table, code=2).stderr
+    assert "has no column 'pixel 0', which the predictor was adapted to" in " ".join(told.split())
 
 
 def test_adapt_to_folders_of_images(here: Here, prior: Path, tmp_path: Path) -> None:
@@ -346,6 +353,11 @@ def test_a_store_that_is_not_there_is_not_made(here: Here, tmp_path: Path, verb:
     asked = verb.replace("there", str(tmp_path / "there")).split()
     assert "lor.db does not exist; give" in here("lore", *asked, "--store", typo, code=2).stderr
     assert not typo.exists()
+
+
+def test_parts_of_a_cluster_need_a_cluster(here: Here, house: Path) -> None:
+    told = here("run", house / "run.toml", "--workers", "4", code=2).stderr
+    assert "--workers is for --ray or --ray-address" in told
 
 
 def test_an_empty_store_says_so(here: Here) -> None:

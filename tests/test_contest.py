@@ -1,5 +1,6 @@
 """Learners under the same budget: who is ranked where, what is done once, and what survives a stop."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -125,6 +126,15 @@ def test_without_tuning_each_keeps_its_own_settings(tmp_path: Path) -> None:
     found = held(contest(tuning=0.0), tmp_path, ("maml",), notes)
     assert notes.entered == ["maml as it is", "maml as it is"]
     assert next(s for s in found if s.method == "maml").chosen == {}
+
+
+def test_rates_are_tried_around_the_given_one(tmp_path: Path) -> None:
+    notes = Notes()
+    train = dataclasses.replace(SETTINGS, optimizer="sgd", learning_rate=0.5)
+    held(contest(train=train), tmp_path, ("prototypes",), notes)
+    assert [dict(trial.settings) for trial in notes.trials] == [
+        {"learning_rate": rate} for rate in (0.15, 0.5, 1.5)
+    ]
 
 
 def test_regression_ranks_the_lowest_error_first(tmp_path: Path) -> None:

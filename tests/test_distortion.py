@@ -44,6 +44,8 @@ def test_each_kind_moves_ink_as_far_as_it_says() -> None:
     scaled = centre(Distortion(scale=0.25).apply(x, rng))
     assert scaled[:, 1].min() == pytest.approx(3.0 / 1.25, abs=0.1)
     assert scaled[:, 1].max() == pytest.approx(3.0 / 0.75, abs=0.1)
+    mirrored = centre(Distortion(degrees=30.0, flip=True).apply(x, rng))  # turned as well, not sheared
+    np.testing.assert_allclose(np.linalg.norm(mirrored, axis=1), np.linalg.norm(there), atol=0.15)
     bent = centre(Distortion(bend=0.05).apply(x, rng)) - there
     assert 0.2 < bent.std() < 1.2
     flipped = centre(Distortion(flip=True).apply(x, rng))[:, 1]

@@ -23,7 +23,15 @@ import tasklore.tasks.images.omniglot as omniglot
 from tasklore.downloads import Place
 from tasklore.errors import DamagedArtifact, DownloadError, InvalidData, InvalidSetting
 from tasklore.tasks.few_shot import FewShotSource
-from tasklore.tasks.images import CifarFS, ImageFolder, Mnist, Omniglot, load_mnist, read_folder
+from tasklore.tasks.images import (
+    CifarFS,
+    ImageFolder,
+    Mnist,
+    Omniglot,
+    load_mnist,
+    read_folder,
+    read_picture,
+)
 from tasklore.testing.source import check_splits
 
 RNG = np.random.default_rng(0)
@@ -306,3 +314,33 @@ def test_a_collection_is_fetched_once_verified_and_kept(
     assert sorted(path.name for path in (home / "data" / "images" / "mnist").iterdir()) == sorted(
         mnist.SHA256
     )
+
+
+def written(picture: Image.Image, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+def test_values_of_more_bits_keep_their_proportions() -> None:
+    deep = Image.fromarray(np.array([[0, 1000], [30000, 65535]], dtype=np.uint16))
+    assert read_picture(written(deep), "deep", "L", 2, False).tolist() == [[[0, 4], [117, 255]]]
+    shares = Image.fromarray(np.array([[0.0, 0.5], [1.0, 0.25]], dtype=np.float32))
+    assert read_picture(written(shares, "TIFF"), "shares", "L", 2, False).tolist() == [[[0, 128], [255, 64]]]
+    wild = Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32))
+    with pytest.raises(
+        InvalidData, match=r"wild is not an image .* run from 0 to 300, not from 0 to 1: save it"
+    ):
+        read_picture(written(wild, "TIFF"), "wild", "L", 2, False)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_paper(mode: str) -> None:
+    pixels = np.zeros((2, 2, 4), dtype=np.uint8)
+    pixels[0, 0, 3] = 255  # one dot of black ink
+    picture = Image.fromarray(pixels).convert(mode)
+    if mode == "P":
+        picture = Image.fromarray(np.array([[0, 1], [1, 1]], dtype=np.uint8)).convert("P")
+        picture.putpalette([0, 0, 0, 9, 9, 9])
+        picture.info["transparency"] = 1
+    assert read_picture(written(picture), "ink", "L", 2, False).tolist() == [[[0, 255], [255, 255]]]

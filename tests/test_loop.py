@@ -118,6 +118,23 @@ def test_whichever_limit_comes_first_ends_it_and_is_named(
     assert outcome.state.round == rounds
 
 
+@dataclass
+class Slow(Traced):
+    """One whose start takes fifty seconds, as plain pre-training may."""
+
+    now: float = 0.0
+
+    def initialise(self, past: str, prior: object) -> Count:
+        self.now += 50.0
+        return super().initialise(past, prior)
+
+
+def test_what_the_start_takes_counts() -> None:
+    slow = Slow(RISING)
+    outcome = run(slow, Tasks("past", "new"), Stop(minutes=0.5), slow, clock=lambda: slow.now)
+    assert (outcome.state.round, outcome.seconds) == (1, 50.0)
+
+
 def test_target_needs_the_whole_interval() -> None:
     wide, narrow = Score("accuracy", 0.8, 0.06, 9), Score("accuracy", 0.8, 0.04, 9)
     assert not wide.reaches(0.75)

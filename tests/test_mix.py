@@ -123,6 +123,8 @@ def test_what_cannot_be_mixed_is_refused() -> None:
             Mix(**wrong)
     with pytest.raises(UnknownName, match="digits"):
         Mix(("digit",)).splits()
+    with pytest.raises(InvalidSetting, match="image-folder needs folder, which a mix cannot give"):
+        Mix(("image-folder", "digits")).splits()
     with pytest.raises(InvalidData, match="cannot be brought to"):
         Mix(("digits", "sinusoid")).splits()
 
