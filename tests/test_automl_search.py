@@ -142,7 +142,7 @@ def test_models_are_kept_as_far_as_memory_goes() -> None:
         (("ridge-1", 0.5, 60), ("forest", 0.4, 50), ("boosting", 0.6, 40), ("lightgbm", 0.3, 140))
     ):
         found = Measurement(name, (loss,), 1.0, 0.0, 0.0, np.empty(0), models=(Constant(loss),), size=size)
-        search.trials.append(Trial(place, search.suited[name], found, 0, 100, 1.0, loss))
+        search.trials.append(Trial(place, search.suited[name], found, 0, 100, 1.0, 1.0 - loss))
         search._forget_models(0)
         if name == "boosting":
             assert kept() == ["forest", "boosting"], "there was no room for both of the first two"
@@ -284,14 +284,44 @@ def test_a_container_has_less_than_its_machine(tmp_path: Path) -> None:
     assert _left_to_container(tmp_path) == 0.0
 
 
-def test_a_light_member_whose_models_alone_were_kept_is_the_blend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_that_are_kept_are_those_a_blend_would_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the folds of all repeats predict together: the mean loss of the folds orders otherwise."""
+    monkeypatch.setattr(search_module, "N_NEAREST", 5)
+    x, y = load_iris(return_X_y=True)
+    problem = Problem.of(x[::2], y[::2], "classification")
+    prior, space = TablePrior.shipped("classification"), candidates("classification")
+    search: Any = _Search(problem, prior, Budget(60.0), metric_for("classification"), 0.0, lambda _: None)
+    search.levels = [search._design(75, 5, 2)]
+    search.suited, search.most_kept = space, 2**40
+    search.expected = dict.fromkeys(space, 0.1)
+    design = search.levels[0]
+    names = [
+        name for name in space if name.startswith(("logistic", "tree", "neighbours", "naive", "support"))
+    ]
+    for place, name in enumerate(names):
+        search.taken[name, 0] = place
+        search._note(name, 0, measure(space[name], design.problem, design.folds, 0, keep_models=True))
+    losses = {t.candidate.name: design.problem.loss(*pooled(t)) for t in search.trials if t.whole}
+    kept = {t.candidate.name for t in search.trials if t.measured.models}
+    assert kept == set(sorted(losses, key=losses.__getitem__)[:5])
+    by_folds = sorted((t for t in search.trials if t.whole), key=lambda t: t.measured.loss)
+    assert kept != {t.candidate.name for t in by_folds[:5]}  # else this shows nothing
+    weights, whole = search._weights(0)
+    assert {t.candidate.name for t in whole} == kept
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def pooled(trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(75), trial.measured.predictions
+
+
+def test_what_has_no_models_is_in_no_blend() -> None:
     search = begun(60)
     design = search.levels[0]
     for place, name in enumerate(("ridge-1", "tree-3", "constant")):
         one = candidates("regression")[name]
         found = measure(one, design.problem, design.folds, 0, keep_models=place == 1)
         search.trials.append(Trial(place, one, found, 0, 60, 0.0, score=-found.loss))
-    monkeypatch.setattr(search_module, "select", lambda *_, **__: np.array([0.97, 0.02, 0.01]))
     weights, whole = search._weights(0)
-    names = [trial.candidate.name for trial in whole]
-    assert dict(zip(names, weights.tolist(), strict=True)) == {"ridge-1": 0.0, "tree-3": 1.0, "constant": 0.0}
+    assert [trial.candidate.name for trial in whole] == ["tree-3"]
+    assert weights.tolist() == [1.0]

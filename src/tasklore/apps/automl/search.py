@@ -374,10 +374,11 @@ class _Search:
                 self.trials[place] = dataclasses.replace(self.trials[place], measured=bare)
 
     def _badness(self, trial: Trial) -> float:
-        """Return what orders trials as the choice of a blend does."""
-        if not trial.whole:
-            return math.inf
-        return trial.measured.loss if self.metric.is_default else self.metric.as_loss(trial.score)
+        """Return what orders trials as the choice of a blend does: by what all folds together predict.
+
+        The mean loss of the folds orders them otherwise, where a row is judged in several repeats.
+        """
+        return self.metric.as_loss(trial.score) if trial.whole else math.inf
 
     def _judged(
         self, level: int, predictions: np.ndarray
@@ -554,8 +555,9 @@ class _Search:
         return refitted if len(folds) == 1 else (*folds, *refitted * len(folds))
 
     def _weights(self, level: int) -> tuple[np.ndarray, list[Trial]]:
-        """Return the weights of what was tried on a level, and that in the same order."""
-        whole = [trial for trial in self.trials if trial.level == level and trial.whole]
+        """Return the weights of what was tried on a level and has its models, and that in the same order."""
+        there = [trial for trial in self.trials if trial.level == level and trial.measured.models]
+        whole = [trial for trial in there if trial.whole]
         if not whole:
             return np.empty(0), []
         whole.sort(key=lambda trial: (trial.measured.loss, trial.candidate.name))
@@ -570,10 +572,6 @@ class _Search:
             n_nearest=N_NEAREST,
             random_state=self.budget.random_state,
         )
-        # With heavy tails the choice is not by quite the loss that decided which models were kept.
-        there = np.array([bool(trial.measured.models) for trial in whole])
-        weights = weights * there if weights[there].any() else there.astype(np.float64)
-        weights /= weights.sum()
         weights[weights < min(LEAST_WEIGHT, weights.max())] = 0.0
         return weights / weights.sum(), whole
 
