@@ -1,6 +1,7 @@
 """AutoML's settings are checked before any work, and a fit that finished no candidate says so."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,11 @@ import pytest
 from automl_cases import classifier, quick_prior, regressor
 
 from tasklore import AutoClassifier
-from tasklore.apps.automl.settings import budget_of, seconds_of
+from tasklore.apps.automl.settings import (
+    _cores,  # pyright: ignore[reportPrivateUsage]
+    budget_of,
+    seconds_of,
+)
 from tasklore.errors import InvalidSetting
 
 RNG = np.random.default_rng(0)
@@ -87,3 +92,21 @@ def test_budgets_as_text(text: str | float, seconds: float) -> None:
 def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(InvalidSetting, match="budget is"):
         seconds_of(text)
+
+
+def test_a_container_has_fewer_cores_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert _cores(tmp_path) == 8
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert _cores(tmp_path) == 8
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert _cores(tmp_path) == 3
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
+    assert _cores(tmp_path) == 1
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert _cores(tmp_path) == 8

@@ -205,7 +205,8 @@ def test_a_collection_is_learned_from_by_its_splits() -> None:
     by_splits = MetaRegressor(train=SHORT, stop=ONCE).meta_fit(Sinusoid().splits()).prior
     assert isinstance(learned, Prior)
     assert isinstance(by_splits, Prior)
-    assert learned.provenance == by_splits.provenance
+    assert learned.provenance["collection"]["name"] == "sinusoid"
+    assert learned.provenance == {**by_splits.provenance, "collection": learned.provenance["collection"]}
 
 
 def test_meta_learning_goes_on_from_a_prior(classifier: MetaClassifier) -> None:

@@ -2,12 +2,12 @@
 
 import math
 import numbers
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from joblib import cpu_count
 
 from ...errors import InvalidSetting
 from ...experience.store import ExperienceStore
@@ -73,7 +73,7 @@ def budget_of(given: Mapping[str, Any], seed: int) -> Budget:
     """Return what a fit may spend, by settings that were checked."""
     n_jobs = 1 if given["n_jobs"] is None else int(given["n_jobs"])
     if n_jobs < 0:
-        n_jobs = max(1, cpu_count() + 1 + n_jobs)  # those that a container may use
+        n_jobs = max(1, _cores(Path("/sys/fs/cgroup")) + 1 + n_jobs)
     memory = None if given["memory_limit"] is None else int(given["memory_limit"])
     if given["max_evaluations"] is not None:
         return Budget(None, int(given["max_evaluations"]), n_jobs, memory, seed)
@@ -105,3 +105,22 @@ def _is_whole(value: Any) -> bool:
 
 def _wrong(name: str, value: Any, needed: str) -> InvalidSetting:
     return InvalidSetting(f"{name} is {repr(value)[:50]}; {needed}")
+
+
+def _cores(root: Path) -> int:
+    """Return how many cores this process may use; of a container, as many as it may spend time of.
+
+    Parameters
+    ----------
+    root : Path
+        Where control groups lie.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not every system has it
+        cores = os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # ValueError: "max", where there is no limit
+            quota, period = map(int, " ".join((root / name).read_text() for name in names).split())
+            return max(1, min(cores, math.ceil(quota / period))) if quota > 0 else cores
+    return cores
