@@ -126,6 +126,8 @@ def run(system: str, dataset: Dataset, budget: float, python: str) -> dict[str, 
                 whole[:, found["classes"].astype(int)] = outputs
                 outputs = whole
         outcome = json.loads((folder / "outcome.json").read_text())
+        if not np.isfinite(outputs).all():
+            return {**result, **outcome, "error": "some predictions are no numbers"}
     return {**result, **outcome, "error": "", "loss": LOSSES[dataset.kind](truth, outputs)}
 
 

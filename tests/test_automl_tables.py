@@ -3,6 +3,7 @@
 import datetime
 from typing import Any
 
+import dateutil.tz
 import numpy as np
 import pandas as pd
 import pytest
@@ -277,6 +278,23 @@ def test_dates_of_any_kind_are_dates() -> None:
     ways = [day, "2024-03-02", datetime.datetime(2024, 3, 2), np.datetime64("2024-03-02")]
     later = pd.Series(ways, dtype=object)
     assert schema.table(pd.DataFrame({"when": later}))["when"].tolist() == [pd.Timestamp(day)] * 4
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", datetime.timezone(datetime.timedelta(hours=5))], ids=str)
+def test_dates_are_told_in_their_own_zone(zone: Any) -> None:
+    """Else midnight would be yesterday east of Greenwich."""
+    days = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=9, tz=zone)})
+    schema, table = Schema.read(days)
+    assert table["when"].tolist() == list(pd.date_range("2024-01-01", periods=9))
+    again: Any = Schema.from_dict(schema.to_dict()).table(days.assign(when=days["when"].dt.tz_convert("UTC")))
+    pd.testing.assert_series_equal(again["when"], table["when"])
+
+
+def test_a_zone_without_a_name_is_told_in_utc() -> None:
+    nameless = dateutil.tz.tzoffset(None, 3600)
+    days = pd.DataFrame({"when": pd.date_range("2024-01-01 01:00", periods=9, tz=nameless)})
+    schema, table = Schema.read(days)
+    assert (schema.columns[0].zone, table["when"].iloc[0]) == ("", pd.Timestamp("2024-01-01"))
 
 
 def test_truth_has_many_names() -> None:

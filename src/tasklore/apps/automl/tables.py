@@ -62,6 +62,8 @@ class Column:
         Share of rows without a value.
     day_first : bool
         Whether dates are written as in 31/12/2024.
+    zone : str
+        Where the days and hours of dates with a time zone are told; empty if they had none.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Column:
     n_unique: int
     missing: float
     day_first: bool = False
+    zone: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,9 @@ class Schema:
         nothing = pd.Series([None] * len(given), dtype=object)
         plain = set(numbers)
         others = {
-            name: _canonical(given.get(name, nothing), known[name].kind, known[name].day_first)
+            name: _canonical(
+                given.get(name, nothing), known[name].kind, known[name].day_first, known[name].zone
+            )
             for name in wanted
             if name not in plain
         }
@@ -310,9 +315,22 @@ def _read(name: str, raw: Values) -> tuple[Column, Values]:
         n_unique = sum(count > 0 for count in counts.values())
         return Column(name, kind, n_unique, missing / len(codes)), _named(codes, levels)
     day_first = kind == "date" and _day_first(raw)
-    values = _canonical(raw, kind, day_first)
-    column = Column(name, kind, int(values.nunique()), float(values.isna().mean()), day_first)
+    zone = _zone(raw)
+    values = _canonical(raw, kind, day_first, zone)
+    column = Column(name, kind, int(values.nunique()), float(values.isna().mean()), day_first, zone)
     return column, values
+
+
+def _zone(raw: Values) -> str:
+    """Return the time zone of a column of dates, if it has one that a name tells; else nothing."""
+    if not isinstance(raw.dtype, pd.DatetimeTZDtype):
+        return ""
+    name = str(raw.dt.tz)
+    try:
+        pd.Timestamp(0, tz=name)
+    except (KeyError, ValueError):  # not every library names its zones; their dates are told in UTC
+        return ""
+    return name
 
 
 def _day_first(raw: Values) -> bool:
@@ -362,14 +380,14 @@ def _kind(raw: Values) -> ColumnKind:
     return "text" if long and len(levels) > 0.5 * len(sample) else "category"
 
 
-def _canonical(raw: Values, kind: ColumnKind, day_first: bool = False) -> Values:
+def _canonical(raw: Values, kind: ColumnKind, day_first: bool = False, zone: str = "") -> Values:
     if kind == "number":
         if pd.api.types.is_timedelta64_dtype(raw.dtype):
             raw = raw.dt.total_seconds()
         numbers = np.asarray(cast("Values", pd.to_numeric(raw, errors="coerce")).astype("float64"))
         return pd.Series(_usable(numbers))
     if kind == "date":
-        return _dates(raw, day_first)
+        return _dates(raw, day_first, zone)
     return _named(*_levels(raw, kind))
 
 
@@ -411,7 +429,7 @@ def _truth(value: Any) -> str:
     return TRUTHS.get(text, text.capitalize())
 
 
-def _dates(raw: Values, day_first: bool = False) -> Values:
+def _dates(raw: Values, day_first: bool = False, zone: str = "") -> Values:
     if isinstance(raw.dtype, pd.PeriodDtype):
         raw = raw.dt.to_timestamp()
     if pd.api.types.is_numeric_dtype(raw.dtype):  # days, or seconds, since some day: nobody knows
@@ -422,7 +440,7 @@ def _dates(raw: Values, day_first: bool = False) -> Values:
         with QUIET:  # about formats that differ from row to row
             raw = _parsed(raw, day_first)
     if raw.dt.tz is not None:
-        raw = raw.dt.tz_convert("UTC").dt.tz_localize(None)
+        raw = raw.dt.tz_convert(zone or "UTC").dt.tz_localize(None)
     return raw.astype("datetime64[us]")  # nanoseconds would end in the year 2262, and "never" is often 9999
 
 
