@@ -42,10 +42,8 @@ def list_(
 
     records: dict[str, str] = {}
     with _opened(store) as opened:
-        runs = Table("run", "tasks", "learner", "rounds", "ended by", "when")
-        runs.title = "Runs, newest first"
-        fits = Table("run", "table", "tried", "best candidate", "its loss", "when")
-        fits.title = "AutoML fits, newest first"
+        runs = _listing("Runs", "run", "tasks", "learner", "rounds", "ended by", "when")
+        fits = _listing("AutoML fits", "run", "table", "tried", "best candidate", "its loss", "when")
         for run in opened.find(RunRecord, newest_first=True, limit=limit):
             if "face" in run.config:
                 fits.add_row(*_fit_of(opened, run))
@@ -62,7 +60,7 @@ def list_(
                 run.created_at[:16].replace("T", " "),
             )
             records[run.run_id] = run.id[:12]
-        priors = Table("prior", "learner", "validation", "run", title="Priors, newest first")
+        priors = _listing("Priors", "prior", "learner", "validation", "run")
         for model in opened.find(ModelRecord, {"kind": "prior"}, newest_first=True, limit=limit):
             score = f"{model.metrics.get('validation', float('nan')):.4g} {model.metrics.get('metric', '')}"
             priors.add_row(model.id[:12], model.learner, score, records.get(str(model.run_id), ""))
@@ -75,6 +73,14 @@ def list_(
     for table in listed:
         console.print(table)
     console.print(f"store: {where}; any id above can be given to `tasklore lore show`", soft_wrap=True)
+
+
+def _listing(title: str, *names: str) -> Table:
+    """Return a table that cuts neither an id nor a name, however narrow the terminal is."""
+    table = Table(title=f"{title}, newest first")
+    for place, name in enumerate(names):
+        table.add_column(name, no_wrap=place == 0, overflow="fold")
+    return table
 
 
 def _what(config: Mapping[str, Any]) -> str:
