@@ -65,6 +65,8 @@ def test_a_run_is_not_continued_on_other_data(pictures: Path, tmp_path: Path) ->
     with pytest.raises(InvalidSetting, match=r"past and validation tasks are not those that .*run was begun"):
         learned(birds(pictures), tmp_path / "run")
     learned(birds(pictures), tmp_path / "other")
+    with pytest.raises(InvalidSetting, match=r"holds a run with other settings: tasks\.seed was 0, is 1"):
+        learned(birds(pictures, seed=1), tmp_path / "other")
 
 
 def test_a_contest_is_not_continued_on_other_data(pictures: Path, tmp_path: Path) -> None:
@@ -88,6 +90,8 @@ def test_a_prior_that_has_met_the_test_classes_is_not_started_from(pictures: Pat
     other = learned(birds(pictures, seed=1), tmp_path / "other", "prior")
     assert first.prior.has_met(other.splits.test.origins | other.splits.validation.origins)
     assert other.workspace.prior_id is None
+    again = Prior.load(same.prior_path)
+    assert again.has_met(first.splits.train.origins) == first.splits.train.origins
     for label in range(15):
         draw(tmp_path / "elsewhere" / f"class {label:02}", 100 + label)
     others = learned(birds(tmp_path / "elsewhere", seed=1), tmp_path / "elsewhere run", "prior").workspace

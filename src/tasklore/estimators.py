@@ -175,9 +175,10 @@ class _MetaEstimator(BaseEstimator):
         stop = self.stop or Stop(rounds=10, plateau=3)
         if store is None or artifacts is None:
             outcome = run(trainer, tasks, stop, _Forgetful(), watch)
-            return trainer.prior(
-                outcome.state, _provenance(tasks.past, collection, trainer.settings, outcome)
-            )
+            about = _provenance(tasks.past, collection, trainer.settings, outcome)
+            if trainer.start is not None:  # what it had learned from is learned from
+                about["origins"] = sorted({*about["origins"], *trainer.start.provenance.get("origins", ())})
+            return trainer.prior(outcome.state, about)
         config = {
             "learner": to_settings(trainer.learner, learners),
             "train": to_settings(trainer.settings),

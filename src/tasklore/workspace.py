@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,13 +129,13 @@ class Workspace:
         tasks: Any = {"past": self.past.fingerprint, "validation": self.new.fingerprint}
         if marker.exists():
             known = self._read_marker(marker)
-            check_same_tasks(self.folder, known.get("tasks", tasks), tasks)
             before, now = _what_is_learned(known["config"]), _what_is_learned(config)
             if before != now:
                 raise InvalidSetting(
                     f"{self.folder} holds a run with other settings: {difference(before, now)}; "
                     "choose another folder, or delete this one to start anew"
                 )
+            check_same_tasks(self.folder, known.get("tasks", tasks), tasks)
             self.id, self.prior_id = known["run_id"], known["prior"]
             config = known["config"]  # one run has one record, whatever limits it is continued with
         else:
@@ -278,13 +279,19 @@ class Workspace:
             "run_id": self.id,
             "tasks": self.name,
             "tasks_fingerprint": self.past.fingerprint,
-            "origins": sorted(self.past.origins),
+            "origins": sorted(self.past.origins | self._origins_of_start),
             "collection": plain(self.config.get("tasks"), "tasks"),
             "seed": self.trainer.settings.seed,
             "validation": None
             if score is None
             else {"metric": score.metric, "mean": score.mean, "n_tasks": score.n_tasks},
         }
+
+    @cached_property
+    def _origins_of_start(self) -> frozenset[str]:
+        """What the prior that this run starts from had learned from."""
+        start = self.prior()
+        return frozenset() if start is None else frozenset(start.provenance.get("origins", ()))
 
     def _fit_key(self) -> str:
         """Name what a prior must agree in: the net, the shape of the tasks, what params are relative to."""
@@ -316,7 +323,8 @@ class Workspace:
         def rank(record: ModelRecord) -> tuple[float, float]:
             return nearness.get(str(record.task), float("inf")), sign * float(record.metrics["validation"])
 
-        unseen = frozenset[str]().union(*(source.origins for source in (self.new, *self.judging)))
+        judged = frozenset[str]().union(*(source.origins for source in (self.new, *self.judging)))
+        unseen = judged - self.past.origins
         wanted = self.trainer.learner.init(self.trainer.spec, Generator().manual_seed(0)) if found else {}
         for record in sorted(found, key=rank):
             try:
@@ -324,8 +332,8 @@ class Workspace:
             except DamagedArtifact:
                 self.store.add(EventRecord(subject=record.id, what="unusable", detail={"path": record.path}))
                 continue
-            knows_too_much = record.task != self.past.fingerprint and prior.has_met(unseen)
-            if not knows_too_much and not misfits(wanted, prior.params):  # settings decide on shapes as well
+            # Settings of the learner decide on shapes as well.
+            if not prior.has_met(unseen) and not misfits(wanted, prior.params):
                 return record
         return None
 
