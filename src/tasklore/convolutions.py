@@ -100,15 +100,25 @@ def moments(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     return found(x, share)
 
 
-class _Moments(torch.autograd.Function):
+class _Formula(torch.autograd.Function):
+    """A function whose derivative is written by hand, and which can be vectorised."""
+
+    generate_vmap_rule = True
+
+    @classmethod
+    def apply(cls, *given: Any) -> Any:
+        # torch's own apply goes through the signature of ``forward`` at each call, as only transforms need it.
+        plain = not transformed() and not torch.compiler.is_compiling()
+        return (super(torch.autograd.Function, cls) if plain else super()).apply(*given)
+
+
+class _Moments(_Formula):
     """Mean and variance, with a derivative in one pass over the images.
 
     Written as operations, the variance costs six passes to differentiate, as much as a convolution. Its slope
     is ``2 a_n (x - mean)``, ``a_n`` being what a pixel of image ``n`` weighs: how the mean itself moves does
     not show in it, as deviations from a mean sum to zero; in the slope's own derivative it does.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,14 +151,12 @@ def pooled(x: Tensor) -> Tensor:
     return largest(x)[0]
 
 
-class _Pooled(torch.autograd.Function):
+class _Pooled(_Formula):
     """torch's own pooling, which keeps less and can be differentiated twice wherever it is used.
 
     Of its input, which is the largest tensor of a network, torch's keeps all and needs only size and layout;
     places have eight bytes there. Its second derivative fails in ``vmap`` where channels lie side by side.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,10 +176,8 @@ class _Pooled(torch.autograd.Function):
         return spread(slopes[0], *ctx.saved_tensors, ctx.size, ctx.channels_last)
 
 
-class _Spread(torch.autograd.Function):
+class _Spread(_Formula):
     """Slopes, each at the place whose value was the largest."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(slope: Tensor, places: Tensor, size: Size, channels_last: bool) -> Tensor:
@@ -197,10 +203,8 @@ def _spread(slope: Tensor, places: Tensor, size: Size, channels_last: bool) -> T
     return back.grad_input(*given, grad_input=x)  # as only size and layout of x are asked for
 
 
-class _PooledProduct(torch.autograd.Function):
+class _PooledProduct(_Formula):
     """``pooled(patches @ rows)``, and the places of the largest: a few images at a time, there and back."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(patches: Tensor, rows: Tensor, size: Size) -> tuple[Tensor, Tensor]:
@@ -221,10 +225,8 @@ class _PooledProduct(torch.autograd.Function):
         return *_back(ctx, patches, rows, places, slopes[0]), None
 
 
-class _AtPlaces(torch.autograd.Function):
+class _AtPlaces(_Formula):
     """A function of patches, of something else, of places and of a size."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch's

@@ -7,7 +7,6 @@ embedding's padding; convolutions, attention and some others miss autocast there
 the formulas stand in for them.
 """
 
-import contextlib
 import copy
 import inspect
 import threading
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_map
 
 from .convolutions import all_digits, as_autocast
 from .errors import InvalidSetting
+from .shared import WhileWanted
 from .types import Inputs, Params
 
 __all__ = ["called", "check_module"]
@@ -170,26 +170,8 @@ class _Formulas(TorchFunctionMode):
         return _normalised(x, (), mean, variance, weight, bias, eps)
 
 
-class _PlainAttention:
-    """Lets attention be computed by its formula while any thread wants it: the choice is the process's."""
-
-    def __init__(self) -> None:
-        self.lock, self.n, self.choice = threading.Lock(), 0, contextlib.ExitStack()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.n == 0:
-                self.choice.enter_context(sdpa_kernel(SDPBackend.MATH))
-            self.n += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.n -= 1
-            if self.n == 0:
-                self.choice.close()
-
-
-PLAIN_ATTENTION = _PlainAttention()
+PLAIN_ATTENTION = WhileWanted(lambda: sdpa_kernel(SDPBackend.MATH))
+"""Attention by its formula, which has a second derivative; the choice is the process's."""
 
 
 def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
