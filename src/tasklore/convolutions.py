@@ -61,7 +61,10 @@ def convolved(
     if weight[0].numel() > SMALL_PATCH:
         x = F.conv2d(as_autocast(x), as_autocast(weight), stride=stride, padding=side // 2)
         known = known or moments(x, share)
-        return pooled(x) if pool else x, known
+        if not pool:
+            return x, known
+        # What is pooled is kept for its moments in any case, so that torch's own pooling keeps little more.
+        return pooled(x) if transformed() else F.max_pool2d(x, 2), known
     size = [(n - 1) // stride + 1 for n in x.shape[-2:]]
     patches = F.unfold(x, side, padding=side // 2, stride=stride).transpose(1, 2)  # (n, positions, d)
     rows = weight.flatten(1).T.contiguous()  # (d, c); a transposed view is slow to differentiate
