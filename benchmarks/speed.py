@@ -124,7 +124,8 @@ def problem(name: str, n_tasks: int) -> tuple[MAML, TaskSpec, Params, Episode]:
         n_support = 5
     mask = torch.ones(n_tasks, x.shape[1])
     support, query = (
-        Batch(x[:, part], y[:, part], mask[:, part]) for part in (slice(0, n_support), slice(n_support, None))
+        Batch(*(tensor[:, part].contiguous() for tensor in (x, y, mask)))
+        for part in (slice(0, n_support), slice(n_support, None))
     )
     return learner, spec, learner.init(spec, generator), Episode(support, query)
 

@@ -162,6 +162,7 @@ def test_each_thread_holds_what_is_shared_as_well() -> None:
 
         def run(plan: Plan, seen: list[Plan] = seen) -> None:
             seen.append(plan)
+            time.sleep(0.003 * plan.tasks_at_once)  # several at once do not pay, so that threads are tried
 
         choose(16, "auto", run, holding, threads=2, memory_limit=limit)
         assert max(plan.threads for plan in seen) == threads

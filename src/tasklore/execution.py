@@ -273,9 +273,9 @@ def _fitting(n_tasks: int, run: Callable[[Plan], object], memory_limit: int) -> 
 def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) -> tuple[int, int]:
     """Return how many tasks to run at once in a thread, and in how many threads.
 
-    Memory grows with both, so each enlargement is tried only while the last one paid: threads first, which
-    gain most for what they hold where a task has work for a core, then more tasks at once. Where threads
-    paid, one thread on all tasks is tried last: its operations may be large enough to share the cores.
+    More tasks at once are tried first, as long as each enlargement pays. Threads wait for one interpreter at
+    every small operation and hold memory of their own, so they are tried only where the first enlargement
+    does not pay. At last all tasks at once, whose operations may be large enough to share the cores.
 
     Parameters
     ----------
@@ -296,17 +296,13 @@ def fastest(n_tasks: int, threads: int, seconds: Callable[[int, int], float]) ->
         size, parts, shortest = more, in_threads, taken
         return True
 
-    if threads > 1:
+    tried = 1
+    while tried == size < n_tasks:
+        tried = min(max(FIRST_STACK, 2 * size), n_tasks)
+        pays(tried, 1)
+    if size == 1 < threads:
         pays(1, threads)
-
-    def larger() -> int:
-        return min(max(FIRST_STACK, 2 * size), -(-n_tasks // parts))
-
-    while larger() > size and pays(larger(), parts):
-        pass
-    if parts < threads and size > 1:  # small tasks give a core enough to do only when they are stacked
-        pays(min(size, -(-n_tasks // threads)), threads)
-    elif parts > 1 and n_tasks > 1:
+    if tried < n_tasks and size * parts > 1:
         pays(n_tasks, 1)
     return size, parts
 
