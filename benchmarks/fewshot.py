@@ -122,7 +122,6 @@ PRETRAINED = {
     "averaging": 0.998,
     "initial": "pretrained",
     "pretrain_steps": 2000,
-    "execution": "vectorised",
 }
 ONE_STEP = {"inner_steps": 1, "step_size": 0.4, "test_steps": 3, "transductive": True}
 COMPARING = {"n_tasks": 1, "steps": 200, "learning_rate": 3e-3, "averaging": 0.998}
@@ -196,8 +195,9 @@ def comparing(ways: int, **tasks: Any) -> dict[str, dict[str, Any]]:
 
 def by_gradients(learner: str, minutes: float = 60.0, **tasks: Any) -> dict[str, dict[str, Any]]:
     """Return how learners with inner steps train on Omniglot: pre-trained, with a mean of their params."""
-    n_tasks = 16 if tasks.get("n_ways", 5) == 5 else 4
-    train = PRETRAINED | {"n_tasks": n_tasks, "steps": 300, "n_validation": 200 if n_tasks == 16 else 50}
+    train = PRETRAINED | {"n_tasks": 16, "steps": 300, "n_validation": 200, "execution": "vectorised"}
+    if tasks.get("n_ways", 5) > 5:  # whose images stacked tasks would not hold in the caches, but for one pass
+        train |= {"n_tasks": 4, "n_validation": 50, "execution": "vectorised" if learner == "anil" else "loop"}
     tasks = {"train_queries": 2, **tasks}
     if learner == "reptile":  # the paper's: the start moves all the way to the mean of five ends
         train |= {"n_tasks": 5, "steps": 150, "n_validation": 50, "optimizer": "sgd", "learning_rate": 1.0}
