@@ -130,6 +130,10 @@ def test_an_estimator_says_which_collection_it_learned_from(
     asked = [str(tmp_path / "p.safetensors"), "--tasks", "digits", "--n-tasks", "4"]
     assert evaluated(monkeypatch, asked) == 0
     assert "digits" in capsys.readouterr().out
+    with open_store("memory:") as store:
+        further = model.meta_fit(tasks.splits().validation, store=store, artifacts=tmp_path / "artifacts")
+    origins = tasks.splits().train.origins | tasks.splits().validation.origins
+    assert cast("Prior", further.prior).has_met(origins) == origins
 
 
 def test_test_tasks_are_seen_as_the_prior_saw_its_own(

@@ -175,10 +175,9 @@ class _MetaEstimator(BaseEstimator):
         stop = self.stop or Stop(rounds=10, plateau=3)
         if store is None or artifacts is None:
             outcome = run(trainer, tasks, stop, _Forgetful(), watch)
-            about = _provenance(tasks.past, collection, trainer.settings, outcome)
-            if trainer.start is not None:  # what it had learned from is learned from
-                about["origins"] = sorted({*about["origins"], *trainer.start.provenance.get("origins", ())})
-            return trainer.prior(outcome.state, about)
+            return trainer.prior(
+                outcome.state, _provenance(tasks.past, collection, trainer.settings, outcome)
+            )
         config = {
             "learner": to_settings(trainer.learner, learners),
             "train": to_settings(trainer.settings),
@@ -445,6 +444,11 @@ class _Trainer(GradientTrainer):
 
     def initialise(self, past: TaskSource, prior: Prior | None) -> MetaState:
         return super().initialise(past, self.start or prior)
+
+    def prior(self, state: MetaState, provenance: dict[str, Any]) -> Prior:
+        # What the start had learned from is learned from.
+        known = () if self.start is None else self.start.provenance.get("origins", ())
+        return super().prior(state, provenance | {"origins": sorted({*provenance["origins"], *known})})
 
 
 class _Forgetful:
