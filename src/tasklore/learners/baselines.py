@@ -186,16 +186,19 @@ class LogisticBaseline(Learner):
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         real = support.mask > 0
         x, y = _seen(support.x[real], self.see).numpy(), support.y[real].numpy()
+        used = x.any(0)  # of many words, few; the others get no weight
+        if not used.any():
+            used[:1] = True
         with warnings.catch_warnings():  # one example a class is what it is asked for
             warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
-            model = LogisticRegression(C=self.C, max_iter=1000).fit(x, y)
+            model = LogisticRegression(C=self.C, max_iter=1000).fit(x[:, used], y)
         coef, intercept = model.coef_, model.intercept_
         if len(coef) == 1:  # two classes share one row: class 1 against class 0
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         weight = torch.zeros(context.spec.n_outputs, x.shape[1])
         bias, present = torch.zeros(len(weight)), torch.zeros(len(weight))
         classes = torch.from_numpy(model.classes_)
-        weight[classes] = torch.from_numpy(coef).to(weight.dtype)
+        weight[classes[:, None], torch.from_numpy(used)] = torch.from_numpy(coef).to(weight.dtype)
         bias[classes] = torch.from_numpy(intercept).to(weight.dtype)
         present[classes] = 1.0
         return {"task/weight": weight, "task/bias": bias, PRESENT: present}

@@ -103,9 +103,11 @@ class TfIdf:
     def __call__(self, x: Tensor) -> Tensor:
         """Return rows of shape (n, N_IDS) for ids of shape (n, length)."""
         places = x.long()
-        counts = torch.zeros(*x.shape[:-1], N_IDS).scatter_add(-1, places, (places > 0).to(torch.float32))
-        rows = torch.where(counts > 0, 1 + counts.clamp(min=1).log(), 0.0) * self.weights
-        return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        same = places.unsqueeze(-1) == places.unsqueeze(-2)  # (n, length, length)
+        first = (places > 0) & ~same.tril(-1).any(-1)  # each token once
+        values = torch.where(first, 1 + same.sum(-1).log(), 0.0) * self.weights[places]
+        values = values / values.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        return torch.zeros(*x.shape[:-1], N_IDS).scatter_add(-1, places, values)
 
 
 def sentences(
