@@ -196,8 +196,9 @@ def comparing(ways: int, **tasks: Any) -> dict[str, dict[str, Any]]:
 def by_gradients(learner: str, minutes: float = 60.0, **tasks: Any) -> dict[str, dict[str, Any]]:
     """Return how learners with inner steps train on Omniglot: pre-trained, with a mean of their params."""
     train = PRETRAINED | {"n_tasks": 16, "steps": 300, "n_validation": 200, "execution": "vectorised"}
-    if tasks.get("n_ways", 5) > 5:  # whose images stacked tasks would not hold in the caches, but for one pass
-        train |= {"n_tasks": 4, "n_validation": 50, "execution": "vectorised" if learner == "anil" else "loop"}
+    if tasks.get("n_ways", 5) > 5:  # more images than caches hold of stacked tasks, but where one pass is all
+        execution = "vectorised" if learner == "anil" else "loop"
+        train |= {"n_tasks": 4, "n_validation": 50, "execution": execution}
     tasks = {"train_queries": 2, **tasks}
     if learner == "reptile":  # the paper's: the start moves all the way to the mean of five ends
         train |= {"n_tasks": 5, "steps": 150, "n_validation": 50, "optimizer": "sgd", "learning_rate": 1.0}

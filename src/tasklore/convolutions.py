@@ -110,9 +110,11 @@ class _Formula(torch.autograd.Function):
 
     @classmethod
     def apply(cls, *given: Any) -> Any:
-        # torch's own apply goes through the signature of ``forward`` at each call, as only transforms need it.
-        plain = not transformed() and not torch.compiler.is_compiling()
-        return (super(torch.autograd.Function, cls) if plain else super()).apply(*given)
+        if transformed() or torch.compiler.is_compiling():
+            return super().apply(*given)
+        # That goes through the signature of ``forward`` at each call, which only transforms need.
+        plain: Any = super(torch.autograd.Function, cls)
+        return plain.apply(*given)
 
 
 class _Moments(_Formula):

@@ -186,7 +186,7 @@ class LogisticBaseline(Learner):
     def adapt(self, params: Params, support: Batch, context: Context) -> Adapted:
         real = support.mask > 0
         x, y = _seen(support.x[real], self.see).numpy(), support.y[real].numpy()
-        used = x.any(0)  # of many words, few; the others get no weight
+        used = np.asarray(x.any(0))  # of many words, few; the others get no weight
         if not used.any():
             used[:1] = True
         with warnings.catch_warnings():  # one example a class is what it is asked for
