@@ -1,5 +1,6 @@
 """Bad input gets a clear error before any long work starts."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from torch import nn
 
 from tasklore.config import build, read_toml
 from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure, UnknownName
+from tasklore.estimators import MetaRegressor
 from tasklore.evaluate import evaluate
 from tasklore.experiment import SECTIONS, Experiment
+from tasklore.learners.baselines import LogisticBaseline, RidgeBaseline
 from tasklore.learners.closed_form import RidgeHead
-from tasklore.learners.gradient import MAML
+from tasklore.learners.gradient import BOIL, MAML
 from tasklore.learners.metric import Prototypes
 from tasklore.nets import MLP
 from tasklore.predictor import Predictor
@@ -22,7 +25,7 @@ from tasklore.state import Prior
 from tasklore.tasks.few_shot import Examples, FewShotSource
 from tasklore.tasks.synthetic import Sinusoid, SinusoidSource, SinusoidTask
 from tasklore.train import GradientTrainer, TrainSettings, fit, init, step
-from tasklore.types import Episode, TaskSpec
+from tasklore.types import Episode, Params, TaskSpec
 
 SPEC = TaskSpec("classification", (4,), 3)
 
@@ -56,6 +59,14 @@ def learner_of(**settings: Any) -> Callable[[], object]:
     return lambda: Experiment.from_sections(
         {"tasks": {"name": "sinusoid"}, "learner": {"name": "maml", **settings}, "net": {"name": "mlp"}}
     )
+
+
+class Frozen(MLP):
+    """A body without weights to train, below an output layer."""
+
+    def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: torch.Generator) -> Params:
+        params = super().init(input_shape, n_outputs, generator)
+        return {name: w for name, w in params.items() if name in super(Frozen, self).output_layer(params)}
 
 
 CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
@@ -143,6 +154,29 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "fraction for an integer": (learner_of(inner_steps=1.5), InvalidSetting, "an integer"),
     "negative steps": (learner_of(inner_steps=-1), InvalidSetting, "negative"),
     "zero step size": (learner_of(step_size=0.0), InvalidSetting, "positive"),
+    "steps that are no whole number": (
+        lambda: MAML(inner_steps=given(2.0)),
+        InvalidSetting,
+        "must be a whole number",
+    ),
+    "an endless step": (lambda: MAML(step_size=math.inf), InvalidSetting, "positive and finite"),
+    "no penalty": (lambda: RidgeBaseline(penalty=0.0), InvalidSetting, "penalty must be positive"),
+    "a negative inverse penalty": (lambda: LogisticBaseline(C=-1.0), InvalidSetting, "C must be positive"),
+    "fewer target values than the prior's": (
+        lambda: MAML().spec_for(TaskSpec("regression", (1,), 2), SinusoidSource().spec),
+        InvalidData,
+        "for 2 target values of an example, the new task has 1",
+    ),
+    "a body that cannot move": (
+        lambda: GradientTrainer(BOIL(Frozen()), TrainSettings(), SPEC).check(given(None)),
+        InvalidSetting,
+        "nothing that its inner steps could move",
+    ),
+    "a remembered start without a memory": (
+        lambda: MetaRegressor(train=TrainSettings(initial="prior")).meta_fit(SinusoidSource()),
+        InvalidSetting,
+        "give store and artifacts",
+    ),
     "no tasks": (
         lambda: Experiment.from_sections({"learner": {"name": "maml"}}),
         InvalidSetting,

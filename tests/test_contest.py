@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from tasklore.contest import Contest, Spectator, Standing, Trial, hold, ranked
-from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, NumericalFailure, UnknownName
+from tasklore.errors import DamagedArtifact, InvalidData, InvalidSetting, UnknownName
 from tasklore.evaluate import Evaluation
 from tasklore.experience import open_store
 from tasklore.experience.records import RunRecord
@@ -40,6 +40,7 @@ class Notes(Spectator):
     def __init__(self, interrupts: str = "") -> None:
         self.entered: list[str] = []
         self.trials: list[Trial] = []
+        self.losses: list[tuple[str, str]] = []
         self.interrupts = interrupts
 
     def enters(self, method: str, what: str, minutes: float) -> None:
@@ -49,6 +50,9 @@ class Notes(Spectator):
 
     def tried(self, method: str, trial: Trial) -> None:
         self.trials.append(trial)
+
+    def lost(self, method: str, why: str) -> None:
+        self.losses.append((method, why))
 
 
 def held(given: Contest, folder: Path, names: tuple[str, ...] = NAMES, notes: Notes | None = None) -> Any:
@@ -291,8 +295,15 @@ def test_a_trial_that_is_lost_does_not_end_the_contest(tmp_path: Path) -> None:
         assert standing.chosen == {"step_size": 0.05}
         assert [trial.score is None for trial in standing.trials] == [True, False]
     assert "lost: not finite" in write_contest(given, found, tmp_path / "report.html").read_text()
-    with pytest.raises(NumericalFailure, match="no settings of test-lost worked"):
-        held(given, tmp_path / "other", ("test-lost",))
+    notes = Notes()
+    for _ in range(2):  # found again in what the folder keeps
+        rest = held(given, tmp_path / "other", ("test-lost", "test-diverging"), notes)
+        ((method, why),) = notes.losses
+        assert method == "test-lost"
+        assert "no settings of test-lost worked" in why
+        assert {standing.method for standing in rest} >= {"test-diverging", "ridge-regression"}
+        assert "test-lost" not in {standing.method for standing in rest}
+        notes.losses.clear()
 
 
 @pytest.mark.usefixtures("those_who_diverge")
@@ -306,11 +317,16 @@ def test_who_diverges_after_the_trials_is_judged_by_the_best_until_then(
 
     notes = Spoils()
     found = held(contest("sinusoid", shots=(5,)), tmp_path, ("test-late",), notes)
-    assert [trial.score is None for trial in notes.trials] == [False, False, True]
+    assert [trial.score is None for trial in notes.trials] == [False, False]
     standing = next(one for one in found if one.method == "test-late")
     best = min(trial.score.mean for trial in standing.trials)
     assert min(score.mean for _, score in standing.curve) == best
     assert math.isfinite(standing.evaluations[5].score.mean)
+
+
+def test_a_contest_does_not_start_from_its_own_trials() -> None:
+    with pytest.raises(InvalidSetting, match="each trial would go on from the one before"):
+        contest(train=TrainSettings(initial="prior"))
 
 
 def test_shots_that_no_class_has_are_refused_at_once(tmp_path: Path) -> None:

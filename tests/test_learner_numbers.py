@@ -15,7 +15,7 @@ from tasklore.errors import InvalidSetting
 from tasklore.learners.base import Learner
 from tasklore.learners.baselines import LinearProbe
 from tasklore.learners.cavia import CAVIA
-from tasklore.learners.closed_form import LogisticHead, SVMHead
+from tasklore.learners.closed_form import LogisticHead, RidgeHead, SVMHead
 from tasklore.learners.gradient import ANIL, MAML, FirstOrderMAML, MetaSGD, StepSizes
 from tasklore.learners.maml_plus_plus import MAMLPlusPlus
 from tasklore.learners.metric import Prototypes, RelationNetwork
@@ -473,3 +473,20 @@ def test_each_inner_step_of_maml_plus_plus_scales_and_shifts_in_its_own_way() ->
     expected = net.apply(everything, support.inputs)[0]
     adapted = learner.adapt(params, support, context(spec))
     torch.testing.assert_close(learner.predict(adapted, support.inputs), expected)
+
+
+def test_a_ridge_head_keeps_its_digits_on_long_features() -> None:
+    """More examples than features, long ones, and a small penalty: against the same in double precision."""
+    learner = RidgeHead(MLP((64, 64)), penalty=1e-4)
+    spec = TaskSpec("classification", (8,), 5)
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(5).repeat(20)
+    x = 10 * torch.randn(200, 8, generator=generator)
+    batch, query = (Batch(part, y, torch.ones(100)) for part in x.split(100))
+    params = learner.init(spec, generator)
+    losses: list[float] = []
+    for digits in (torch.float32, torch.float64):
+        given = {name: w.to(digits) for name, w in params.items()}
+        episode = Episode(*(Batch(b.x.to(digits), b.y, b.mask.to(digits)) for b in (batch, query)))
+        losses.append(learner.objective(given, episode, Context(spec, torch.zeros(()))).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

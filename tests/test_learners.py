@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from tasklore.errors import CheckFailed
-from tasklore.learners.base import Learner
+from tasklore.learners.base import Learner, hide_absent
 from tasklore.learners.cavia import CAVIA
 from tasklore.learners.closed_form import LogisticHead, RidgeHead, SVMHead
 from tasklore.learners.gradient import ANIL, BOIL, MAML, FirstOrderMAML, MetaSGD, Reptile
@@ -32,7 +32,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", learners.names())
 def test_registered_learner_keeps_its_promises(name: str) -> None:
-    assert len(check_learner(learners.get(name)(**QUICK.get(name, {})))) == 12
+    assert len(check_learner(learners.get(name)(**QUICK.get(name, {})))) == 13
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ class Faulty(Learner):
             mask = mask * torch.linspace(0.1, 3.0, len(mask))
         members = torch.nn.functional.one_hot(support.y, context.spec.n_outputs) * mask.unsqueeze(1)
         centres = (members.T @ features) / members.sum(0).clamp(min=1e-3).unsqueeze(1)
-        return {"weight": params["weight"], "task/centres": centres}
+        present = torch.ones(3) if self.fault == "absent" else (members.sum(0) > 0).float()
+        return {"weight": params["weight"], "task/centres": centres, "task/present": present}
 
     def predict(self, adapted: Adapted, inputs: Inputs) -> torch.Tensor:
         features = inputs.x.flatten(1) @ adapted["weight"]
@@ -131,7 +132,8 @@ class Faulty(Learner):
             features = features - features.mean(0)
         if self.fault == "nan":
             features = features + (adapted["weight"].sum() * 0).sqrt()
-        return 2 * features @ adapted["task/centres"].T - (adapted["task/centres"] ** 2).sum(1)
+        logits = 2 * features @ adapted["task/centres"].T - (adapted["task/centres"] ** 2).sum(1)
+        return hide_absent(logits, adapted["task/present"])
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,7 @@ class Faulty(Learner):
         ("seed", "other params for the same generator"),
         ("writes", "changed its params or its support"),
         ("padding", "padding moved the answers"),
+        ("absent", "of which the support has no example"),
         ("order", "order of the support"),
         ("company", "depends on the other queries"),
         ("idle", "no meta-gradient reaches idle"),

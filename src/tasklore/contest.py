@@ -91,6 +91,11 @@ class Contest:
             )
         if self.net is not None:
             check_net(self.net)
+        if self.train.initial == "prior":
+            raise InvalidSetting(
+                "a contest starts from nothing or plain training: with initial = 'prior' each trial would "
+                "go on from the one before; use 'random' or 'pretrained'"
+            )
         if not self.minutes > 0:
             raise InvalidSetting(f"minutes must be positive, got {self.minutes}")
         if not 0 <= self.tuning < 1:
@@ -196,6 +201,9 @@ class Spectator(Watch):
     def tried(self, method: str, trial: Trial) -> None:
         """Hear what a trial came to."""
 
+    def lost(self, method: str, why: str) -> None:
+        """Hear that no settings of a method worked; the others go on, and it has no place in the result."""
+
     def tested(self, method: str, done: int, total: int) -> None:
         """Hear how many test tasks are done."""
 
@@ -253,7 +261,11 @@ def hold(
         for method, learner in chosen.items():
             path = folder / f"{method}.json"
             if not path.exists():
-                found = _compete(contest, method, learner, splits, folder, store, artifacts, spectator)
+                try:
+                    found = _compete(contest, method, learner, splits, folder, store, artifacts, spectator)
+                except NumericalFailure as error:  # its trials are kept, so that it is found again at once
+                    spectator.lost(method, str(error))
+                    continue
                 write_json(path, _to_dict(found))
             standings.append(_standing(_read(path), path))
             spectator.stands(standings[-1])
@@ -324,17 +336,22 @@ def _compete(
     options = _options(contest, learner)
     each = contest.minutes if len(options) == 1 else contest.minutes * contest.tuning / len(options)
 
-    def train(index: int, minutes: float, *, further: bool = True) -> Trained:
+    def train(index: int, minutes: float) -> Trained:
         changes, experiment = options[index]
         spectator.enters(method, in_words(changes), minutes)
-        # A trial has at least one round, so that with this limit nothing more is learned.
-        experiment = dataclasses.replace(
-            experiment, stop=Stop(minutes=minutes) if further else Stop(rounds=1)
-        )
-        place = folder / "runs" / f"{method}-{index}"
-        return meta_train(experiment, splits, place, store, artifacts, watch=spectator)
+
+        def until(stop: Stop) -> Trained:
+            place = folder / "runs" / f"{method}-{index}"
+            limited = dataclasses.replace(experiment, stop=stop)
+            return meta_train(limited, splits, place, store, artifacts, watch=spectator)
+
+        try:
+            return until(Stop(minutes=minutes))
+        except NumericalFailure:
+            return until(Stop(rounds=1))  # what was best has been kept; fails again if no round was whole
 
     trials: list[Trial] = []
+    reason = "their losses or meta-gradients are not finite"
     for index, (changes, _) in enumerate(options):
         path = folder / "runs" / f"{method}-{index}.json"
         if not path.exists():
@@ -343,23 +360,20 @@ def _compete(
                 tried = train(index, each)
                 trial = Trial(changes, tried.outcome.state.best_score, tried.outcome.seconds)
             except NumericalFailure as error:
-                if index == len(options) - 1 and all(trial.score is None for trial in trials):
-                    raise NumericalFailure(f"no settings of {method} worked; {error}") from error
                 trial = Trial(changes, None, time.monotonic() - began)
+                reason = str(error)
             write_json(path, dataclasses.asdict(trial))
         trials.append(_trial(_read(path)))
         spectator.tried(method, trials[-1])
+    if all(trial.score is None for trial in trials):
+        raise NumericalFailure(f"no settings of {method} worked; {reason}")
     best = 0
     for index, trial in enumerate(trials):
         best = index if trial.beats(trials[best]) else best
     spent = sum(trial.seconds for trial in trials)
     others = spent - trials[best].seconds
     until = max(contest.minutes - others / 60, trials[best].seconds / 60)
-    try:
-        final = train(best, until)
-    except NumericalFailure:  # what was best until then has been kept
-        spectator.tried(method, Trial(options[best][0], None, 60 * until))
-        final = train(best, until, further=False)
+    final = train(best, until)
     prior = f"{method}.safetensors"
     final.prior.save(folder / prior)
     rounds = sorted(store.find(RoundRecord, {"run_id": final.workspace.id}), key=lambda turn: turn.index)
@@ -385,7 +399,7 @@ def _compete(
         evaluations,
         options[best][0],
         tuple(trials),
-        tuple((others + (turn.seconds or 0.0), score) for turn, score in zip(rounds, history, strict=False)),
+        tuple((others + (turn.seconds or 0.0), history[turn.index]) for turn in rounds),
         final.outcome.state.step,
         others + final.outcome.seconds,
         prior,

@@ -174,6 +174,11 @@ class _MetaEstimator(BaseEstimator):
         """Run the loop, recorded or not, and return the best prior."""
         stop = self.stop or Stop(rounds=10, plateau=3)
         if store is None or artifacts is None:
+            if trainer.settings.initial == "prior" and trainer.start is None:
+                raise InvalidSetting(
+                    "initial = 'prior' starts from what a store remembers; give store and artifacts, or "
+                    "start from 'random' or 'pretrained'"
+                )
             outcome = run(trainer, tasks, stop, _Forgetful(), watch)
             return trainer.prior(
                 outcome.state, _provenance(tasks.past, collection, trainer.settings, outcome)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from .errors import InvalidSetting
+from .errors import InvalidSetting, NumericalFailure
 from .scores import Score
 
 __all__ = ["Memory", "MetaTrainer", "Outcome", "Stop", "Tasks", "Watch", "run"]
@@ -241,7 +241,7 @@ def run(
             state = adjusted
             memory.checkpoint(state, seconds, due=True)
             watch.judged(state.history[-1], decision)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NumericalFailure):
         memory.checkpoint(state, clock() - started, due=True)  # states are values: this one is whole
         raise
     return Outcome(state, reason, clock() - started)

@@ -20,6 +20,7 @@ from .errors import InvalidSetting, NumericalFailure
 from .evaluate import TASKS_PER_DRAW, is_small, metric_of, task_scores
 from .execution import Execution, Plan, choose, compiled_if_faster, memory_kept
 from .learners.base import Learner
+from .learners.gradient import GradientLearner
 from .metagrad import AdaptedTasks, MetaGradient, Rule, adapt_tasks, predict_tasks, rule_for
 from .nets import Net
 from .optimizers import SGD, Adam, Optimizer
@@ -246,7 +247,8 @@ def _failure(found: MetaGradient, step: int, settings: TrainSettings) -> Numeric
     )
     return NumericalFailure(
         f"at step {step} (seed {settings.seed}), {tasks} is not finite; the state before this step is kept. "
-        "Lower the step_size or the learning_rate, set clip, or look for extreme values in those tasks"
+        "Lower the step_size or the learning_rate, or set clip, in a run folder of its own; or look for "
+        "extreme values in those tasks"
     )
 
 
@@ -430,6 +432,11 @@ def _poolable(learner: Learner, source: TaskSource) -> tuple[Net, TaskSpec]:
 
 
 def _needs_weights(learner: Learner, params: Params) -> None:
+    if isinstance(learner, GradientLearner) and learner.inner_steps and not learner.moving(params):
+        raise InvalidSetting(
+            f"{type(learner).__name__} has nothing that its inner steps could move: this net has no weights "
+            "to train below its output layer; choose another learner, such as anil, or another net"
+        )
     if not params:
         raise InvalidSetting(
             f"{type(learner).__name__} has nothing to meta-learn: this net has no weights to train; choose "

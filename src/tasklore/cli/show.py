@@ -136,6 +136,10 @@ class ContestDisplay(Spectator):
         """Print what a trial came to."""
         self.console.print(f"  {method:<18}{in_words(trial.settings):<32}{_validation(trial)}")
 
+    def lost(self, method: str, why: str) -> None:
+        """Print why a method has no result."""
+        self.console.print(f"[bold]{method:<20}[/bold]lost: {why}", highlight=False)
+
     def tested(self, method: str, done: int, total: int) -> None:
         """Show the progress of the test."""
         self.progress.update(

@@ -188,7 +188,8 @@ class Learner(abc.ABC):
         Raises
         ------
         InvalidData
-            The new task has examples of another shape, or more outputs than the params provide for.
+            The new task has examples of another shape, more classes than the params provide for, or another
+            number of target values.
         """
         self.check_spec(new)
         if (new.kind, new.input_shape) != (trained.kind, trained.input_shape):
@@ -198,6 +199,11 @@ class Learner(abc.ABC):
             )
         if self.tags.any_ways:
             return new
+        if new.kind == "regression" and new.n_outputs != trained.n_outputs:
+            raise InvalidData(
+                f"this prior was meta-learned for {trained.n_outputs} target values of an example, the new "
+                f"task has {new.n_outputs}; give it as many, or meta-learn on tasks like it"
+            )
         if new.n_outputs > trained.n_outputs:
             raise InvalidData(
                 f"this prior was meta-learned for at most {trained.n_outputs} outputs, "

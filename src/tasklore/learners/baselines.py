@@ -4,7 +4,6 @@ They face the same checks and the same episodes as every other learner.
 """
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +15,12 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor
 
-from ..errors import InvalidSetting
 from ..nets import MLP, Net, check_net
 from ..optimizers import Adam, Optimizer
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
 from .base import PRESENT, Learner, Tags, hide_absent, one_hot
-from .closed_form import LinearHead, logistic_read_out
+from .closed_form import LinearHead, logistic_read_out, require_positive
 from .gradient import GradientLearner
 
 __all__ = [
@@ -112,8 +110,7 @@ class LinearProbe(LinearHead):
 
     def __post_init__(self) -> None:
         check_net(self.net)
-        if not 0 < self.penalty < math.inf:
-            raise InvalidSetting(f"penalty must be positive, got {self.penalty}")
+        require_positive(penalty=self.penalty)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
         return {}
@@ -179,6 +176,9 @@ class LogisticBaseline(Learner):
     C: float = 1.0
     see: Callable[[Tensor], Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        require_positive(C=self.C)
+
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         self.check_spec(spec)
         return {}
@@ -223,6 +223,9 @@ class RidgeBaseline(Learner):
     alternatives: ClassVar[tuple[Mapping[str, float], ...]] = tuple({"penalty": p} for p in (0.1, 1.0, 10.0))
 
     penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(penalty=self.penalty)
 
     def init(self, spec: TaskSpec, generator: Generator) -> Params:
         self.check_spec(spec)

@@ -41,7 +41,7 @@ class CAVIA(MAML):
 
     Notes
     -----
-    All blocks of Conv-4 are conditioned. What belongs to a task is ``φ`` alone, a few numbers.
+    All blocks of Conv-4 are conditioned. What moves for a task is ``φ`` alone, a few numbers.
 
     References
     ----------

@@ -118,15 +118,18 @@ class RidgeHead(LinearHead):
 
     def __post_init__(self) -> None:
         check_net(self.net)
-        _require_positive(penalty=self.penalty)
+        require_positive(penalty=self.penalty)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
         scale = {SCALE: math.log(10.0)} if spec.kind == "classification" else {}
         return {PENALTY: math.log(self.penalty)} | scale
 
     def read_out(self, z: Tensor, targets: Tensor, params: Params) -> Tensor:
-        gram = z @ z.T + params[PENALTY].exp() * torch.eye(len(z), dtype=z.dtype, device=z.device)  # (n, n)
-        return z.T @ torch.linalg.solve(gram, targets)
+        precision = z.dtype
+        # In single precision long features or a small penalty leave few correct digits.
+        z, targets, penalty = z.double(), targets.double(), params[PENALTY].double().exp()
+        gram = z @ z.T + penalty * torch.eye(len(z), dtype=z.dtype, device=z.device)  # (n, n)
+        return (z.T @ torch.linalg.solve(gram, targets)).to(precision)
 
 
 @learners.register("logistic-head")
@@ -176,7 +179,7 @@ class LogisticHead(LinearHead):
 
     def __post_init__(self) -> None:
         check_net(self.net)
-        _require_positive(penalty=self.penalty, newton_steps=self.newton_steps, temperature=self.temperature)
+        require_positive(penalty=self.penalty, newton_steps=self.newton_steps, temperature=self.temperature)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
         return {PENALTY: math.log(self.penalty), SCALE: -math.log(self.temperature)}
@@ -279,7 +282,7 @@ class SVMHead(LinearHead):
 
     def __post_init__(self) -> None:
         check_net(self.net)
-        _require_positive(C=self.C, solver_steps=self.solver_steps, temperature=self.temperature)
+        require_positive(C=self.C, solver_steps=self.solver_steps, temperature=self.temperature)
 
     def first_logarithms(self, spec: TaskSpec) -> dict[str, float]:
         return {LIMIT: math.log(self.C), SCALE: -math.log(self.temperature)}
@@ -365,10 +368,10 @@ def _longest_step(one: Tensor, one_move: Tensor, other: Tensor, other_move: Tens
     return torch.minimum(*lengths).clamp(max=1.0)
 
 
-def _require_positive(**settings: float) -> None:
+def require_positive(**settings: float) -> None:
     for name, value in settings.items():
-        if not value > 0:
-            raise InvalidSetting(f"{name} must be positive, got {value}")
+        if not 0 < value < math.inf:
+            raise InvalidSetting(f"{name} must be positive and finite, got {value}")
 
 
 def _weights(params: Params) -> Params:

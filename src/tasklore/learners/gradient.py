@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 import torch
@@ -87,12 +88,14 @@ class GradientLearner(Learner):
 
     def __post_init__(self) -> None:
         check_net(self.net)
-        if self.inner_steps < 0 or (self.test_steps is not None and self.test_steps < 0):
-            raise InvalidSetting(
-                f"steps cannot be negative, got inner_steps={self.inner_steps}, test_steps={self.test_steps}"
-            )
-        if not self.step_size > 0:
-            raise InvalidSetting(f"step_size must be positive, got {self.step_size}")
+        for name in ("inner_steps", "test_steps"):
+            n_steps: object = getattr(self, name)
+            if n_steps is None and name == "test_steps":
+                continue
+            if not isinstance(n_steps, Integral) or n_steps < 0:
+                raise InvalidSetting(f"{name} must be a whole number, and not negative; got {n_steps!r}")
+        if not 0 < self.step_size < math.inf:
+            raise InvalidSetting(f"step_size must be positive and finite, got {self.step_size}")
 
     @property
     @abc.abstractmethod
@@ -475,8 +478,8 @@ class ImplicitMAML(GradientLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_optimizer(self.inner_optimizer)
-        if not self.penalty > 0:
-            raise InvalidSetting(f"penalty must be positive, got {self.penalty}")
+        if not 0 < self.penalty < math.inf:
+            raise InvalidSetting(f"penalty must be positive and finite, got {self.penalty}")
 
     @property
     def inner(self) -> Optimizer:

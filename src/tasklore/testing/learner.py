@@ -86,6 +86,7 @@ def check_learner(learner: Learner, source: TaskSource | None = None) -> list[st
         order_of_support,
         rows_are_independent,
         padding_is_ignored,
+        absent_classes_are_not_chosen,
         gradient_reaches_everything,
         state_round_trip,
         settings_round_trip,
@@ -209,6 +210,20 @@ def _padded(batch: Batch) -> Batch:
     x = more.x.clone()
     x[n:] = 50.0  # what lies in the padding must not matter
     return Batch(x, more.y, more.mask)
+
+
+def absent_classes_are_not_chosen(bench: _Bench) -> None:
+    """Choose no class of which the support has no example: a task may have fewer than there are outputs."""
+    if bench.spec.kind != "classification":
+        return
+    support = bench.episode(0).support
+    absent = int(support.y[0])
+    chosen = bench.answer(0, support._replace(mask=support.mask * (support.y != absent))).argmax(1)
+    if bool((chosen == absent).any()):
+        raise bench.fail(
+            f"chose class {absent}, of which the support has no example",
+            "lower such outputs in predict, as tasklore.learners.base.hide_absent does",
+        )
 
 
 def steps_matter_only_as_told(bench: _Bench) -> None:
