@@ -66,7 +66,7 @@ class Frozen(MLP):
 
     def init(self, input_shape: tuple[int, ...], n_outputs: int | None, generator: torch.Generator) -> Params:
         params = super().init(input_shape, n_outputs, generator)
-        return {name: w for name, w in params.items() if name in super(Frozen, self).output_layer(params)}
+        return {name: w for name, w in params.items() if name in self.output_layer(params)}
 
 
 CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {

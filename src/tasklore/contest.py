@@ -221,6 +221,8 @@ def hold(
 ) -> tuple[Standing, ...]:
     """Let learners compete, and return all methods, the baselines included, best first.
 
+    A learner of which no settings work is left out, and ``spectator`` told of it.
+
     Parameters
     ----------
     contest : Contest
@@ -348,7 +350,9 @@ def _compete(
         try:
             return until(Stop(minutes=minutes))
         except NumericalFailure:
-            return until(Stop(rounds=1))  # what was best has been kept; fails again if no round was whole
+            kept = until(Stop(rounds=1))  # what was best until then; fails again if no round was whole
+            spectator.tried(method, Trial(changes, None, 60 * minutes))
+            return kept
 
     trials: list[Trial] = []
     reason = "their losses or meta-gradients are not finite"

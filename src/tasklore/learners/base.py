@@ -7,6 +7,7 @@ tasks can be learned at once, in any order, on any machine.
 """
 
 import abc
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..errors import InvalidData
+from ..errors import InvalidData, InvalidSetting
 from ..nets import Net
 from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
 
@@ -28,6 +29,7 @@ __all__ = [
     "named_statistics",
     "one_hot",
     "present_classes",
+    "require_positive",
     "weights_and_statistics",
 ]
 
@@ -211,6 +213,13 @@ class Learner(abc.ABC):
                 "or use a learner without an output layer (prototypes)"
             )
         return trained
+
+
+def require_positive(**settings: float) -> None:
+    """Raise ``InvalidSetting`` for a setting that is not above zero, or not finite."""
+    for name, value in settings.items():
+        if not 0 < value < math.inf:
+            raise InvalidSetting(f"{name} must be positive and finite, got {value}")
 
 
 # Adapted tensors that belong to the task rather than to the network are named ``task/…``.

@@ -19,8 +19,8 @@ from ..nets import MLP, Net, check_net
 from ..optimizers import Adam, Optimizer
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
-from .base import PRESENT, Learner, Tags, hide_absent, one_hot
-from .closed_form import LinearHead, logistic_read_out, require_positive
+from .base import PRESENT, Learner, Tags, hide_absent, one_hot, require_positive
+from .closed_form import LinearHead, logistic_read_out
 from .gradient import GradientLearner
 
 __all__ = [

@@ -9,11 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from ..errors import InvalidSetting
 from ..nets import MLP, Net, check_net
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Inputs, Params, TaskSpec
-from .base import PRESENT, Learner, Tags, hide_absent, named_statistics, one_hot, weights_and_statistics
+from .base import (
+    PRESENT,
+    Learner,
+    Tags,
+    hide_absent,
+    named_statistics,
+    one_hot,
+    require_positive,
+    weights_and_statistics,
+)
 
 __all__ = ["LinearHead", "LogisticHead", "RidgeHead", "SVMHead", "logistic_read_out"]
 
@@ -366,12 +374,6 @@ def _longest_step(one: Tensor, one_move: Tensor, other: Tensor, other_move: Tens
         for values, move in ((one, one_move), (other, other_move))
     ]
     return torch.minimum(*lengths).clamp(max=1.0)
-
-
-def require_positive(**settings: float) -> None:
-    for name, value in settings.items():
-        if not 0 < value < math.inf:
-            raise InvalidSetting(f"{name} must be positive and finite, got {value}")
 
 
 def _weights(params: Params) -> Params:

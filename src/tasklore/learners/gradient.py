@@ -27,6 +27,7 @@ from .base import (
     hide_absent,
     named_statistics,
     present_classes,
+    require_positive,
     weights_and_statistics,
 )
 
@@ -94,8 +95,7 @@ class GradientLearner(Learner):
                 continue
             if not isinstance(n_steps, Integral) or n_steps < 0:
                 raise InvalidSetting(f"{name} must be a whole number, and not negative; got {n_steps!r}")
-        if not 0 < self.step_size < math.inf:
-            raise InvalidSetting(f"step_size must be positive and finite, got {self.step_size}")
+        require_positive(step_size=self.step_size)
 
     @property
     @abc.abstractmethod
@@ -478,8 +478,7 @@ class ImplicitMAML(GradientLearner):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_optimizer(self.inner_optimizer)
-        if not 0 < self.penalty < math.inf:
-            raise InvalidSetting(f"penalty must be positive and finite, got {self.penalty}")
+        require_positive(penalty=self.penalty)
 
     @property
     def inner(self) -> Optimizer:

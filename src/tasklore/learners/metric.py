@@ -13,7 +13,16 @@ from ..errors import InvalidSetting
 from ..nets import MLP, Conv4, Net, check_net
 from ..registry import learners
 from ..types import Adapted, Batch, Context, Episode, Inputs, Params, TaskSpec
-from .base import PRESENT, Learner, Tags, hide_absent, named_statistics, one_hot, weights_and_statistics
+from .base import (
+    PRESENT,
+    Learner,
+    Tags,
+    hide_absent,
+    named_statistics,
+    one_hot,
+    require_positive,
+    weights_and_statistics,
+)
 
 __all__ = ["Distance", "MatchingNetwork", "Prototypes", "RelationNetwork"]
 
@@ -78,8 +87,8 @@ class Prototypes(Learner):
             raise InvalidSetting(
                 f"distance is {self.distance!r}; use one of {', '.join(map(repr, get_args(Distance)))}"
             )
-        if self.temperature is not None and not self.temperature > 0:
-            raise InvalidSetting(f"temperature must be positive or left out, got {self.temperature}")
+        if self.temperature is not None:
+            require_positive(temperature=self.temperature)
         if self.refinement_steps < 0:
             raise InvalidSetting(f"refinement_steps cannot be negative, got {self.refinement_steps}")
         if self.refinement_steps and not self.transductive:
@@ -184,8 +193,7 @@ class MatchingNetwork(Learner):
 
     def __post_init__(self) -> None:
         check_net(self.net)
-        if not self.temperature > 0:
-            raise InvalidSetting(f"temperature must be positive, got {self.temperature}")
+        require_positive(temperature=self.temperature)
 
     @property
     def backbone(self) -> Net:
