@@ -41,17 +41,25 @@ class Evaluation:
         One for each task.
     seconds : float
         Wall time of adapting and predicting, without drawing the episodes.
+    transductive : bool
+        Whether the queries of a task influenced each other's predictions, which is an easier setting.
     """
 
     method: str
     metric: str
     scores: tuple[float, ...]
     seconds: float
+    transductive: bool = False
 
     @property
     def score(self) -> Score:
         """The mean over tasks and its interval."""
         return Score.of(self.metric, self.scores)
+
+    @property
+    def title(self) -> str:
+        """The method, marked where its queries help each other."""
+        return f"{self.method}, transductive" if self.transductive else self.method
 
 
 def metric_of(spec: TaskSpec) -> str:
@@ -145,7 +153,7 @@ def evaluate(
         scores += task_scores(predictions, episodes.query)
         if on_progress is not None:
             on_progress(len(scores))
-    return Evaluation(method, metric_of(source.spec), tuple(scores), seconds)
+    return Evaluation(method, metric_of(source.spec), tuple(scores), seconds, learner.transductive)
 
 
 def _at_once(learner: Learner, params: Params, episodes: Episode, context: Context) -> int:

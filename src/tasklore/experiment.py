@@ -201,7 +201,7 @@ def baselines(
     Parameters
     ----------
     learner : Learner
-        Its backbone is what the trained baselines use too.
+        Its backbone is what the trained baselines use too, transductive as it is or not.
     past : TaskSource
         What may be learned from.
     settings : TrainSettings
@@ -219,13 +219,14 @@ def baselines(
     generator = Generator().manual_seed(settings.seed)
     chosen: dict[str, tuple[Learner, Params]] = {}
     if (net := learner.backbone) is not None and net.has_output_layer:
-        scratch, finetune = (learners.get(name)(net=net) for name in ("scratch", "finetune"))
+        alike = {"net": net, "transductive": learner.transductive}
+        scratch, finetune = (learners.get(name)(**alike) for name in ("scratch", "finetune"))
         chosen["scratch"] = scratch, scratch.init(spec, generator)
         if past.can_be_pooled:
             pretrained = pretrain(finetune, past, settings, spec)
             chosen["finetune"] = finetune, pretrained
             if spec.kind == "classification":
-                probe = learners.get("linear-probe")(net=net)
+                probe = learners.get("linear-probe")(**alike)
                 body = {name: pretrained[name] for name in probe.init(spec, generator)}
                 chosen["linear-probe"] = probe, body
     shallow = (

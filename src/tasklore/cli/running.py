@@ -246,6 +246,7 @@ def _as_json(findings: "Findings", report: Path) -> dict[str, Any]:
                 "method": r.evaluation.method,
                 "shots": r.shots,
                 "baseline": r.is_baseline,
+                "transductive": r.evaluation.transductive,
                 "source": r.source,
                 **dataclasses.asdict(r.evaluation.score),
             }

@@ -178,7 +178,8 @@ def comparison(rows: Sequence[Row], title: str) -> Table:
         ]
         any_row = next(iter(mine.values()))
         each = 1000 * any_row.evaluation.seconds / len(any_row.evaluation.scores)
-        name = f"{method} (baseline)" if any_row.is_baseline else method
+        title = any_row.evaluation.title
+        name = f"{title} (baseline)" if any_row.is_baseline else title
         table.add_row(name, *cells, f"{each:.1f}")
     return table
 
@@ -203,7 +204,8 @@ def by_source(rows: Sequence[Row]) -> Table:
     }
     for method in dict.fromkeys(method for method, _ in found):
         cells = [(score := found[method, part].evaluation.score, score == best[part]) for part in parts]
-        name = f"{method} (baseline)" if found[method, parts[0]].is_baseline else method
+        some = found[method, parts[0]]
+        name = f"{some.evaluation.title} (baseline)" if some.is_baseline else some.evaluation.title
         table.add_row(name, *(_cell(*cell) for cell in cells))
     return table
 

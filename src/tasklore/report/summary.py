@@ -42,12 +42,15 @@ class Method:
     is_baseline : bool
     style : int
         Index of its colour and marker.
+    transductive : bool
+        Whether the queries of a task influence each other's predictions.
     """
 
     name: str
     about: str
     is_baseline: bool
     style: int
+    transductive: bool
 
 
 @dataclass(frozen=True)
@@ -198,10 +201,11 @@ def compare(findings: Findings) -> Comparison:
     """Arrange the rows of the findings as a table and judge them."""
     rows = {(row.evaluation.method, row.shots): row for row in findings.rows}
     shots = tuple(sorted({row.shots for row in findings.rows}))
-    baseline = {row.evaluation.method: row.is_baseline for row in findings.rows}
-    names = sorted(baseline, key=lambda name: baseline[name])  # learners first, else in their own order
+    of_each = {row.evaluation.method: row for row in findings.rows}
+    ordered = sorted(of_each.items(), key=lambda one: one[1].is_baseline)  # learners first
     methods = tuple(
-        Method(name, about(name), baseline[name], index % N_STYLES) for index, name in enumerate(names)
+        Method(name, about(name), row.is_baseline, index % N_STYLES, row.evaluation.transductive)
+        for index, (name, row) in enumerate(ordered)
     )
     cells: dict[tuple[str, int], Cell] = {}
     for count in shots:
