@@ -250,8 +250,8 @@ ROWS: tuple[Row, ...] = (
     ),
     *(row("omniglot", name, OMNIGLOT, by_gradients(name), PAPERS.get(name, "")) for name in GRADIENT),
     *(
-        row("omniglot-hour", name, OMNIGLOT, falling(by_gradients(name), steps), PAPERS[name])
-        for name, steps in (("maml", 14000), ("maml-plus-plus", 6000))
+        row("omniglot-hour", name, OMNIGLOT, falling(by_gradients(name), steps), PAPERS[name], beside)
+        for name, steps, beside in (("maml", 14000, QUICK), ("maml-plus-plus", 6000, ()))
     ),
     *(
         row(

@@ -303,7 +303,26 @@ def test_a_trial_that_is_lost_does_not_end_the_contest(tmp_path: Path) -> None:
         assert "no settings of test-lost worked" in why
         assert {standing.method for standing in rest} >= {"test-diverging", "ridge-regression"}
         assert "test-lost" not in {standing.method for standing in rest}
+        page = write_contest(given, rest, tmp_path / "lost.html", {method: why}).read_text()
+        assert "test-lost has no result" in page
         notes.losses.clear()
+
+
+def test_baselines_that_are_done_are_not_done_again(tmp_path: Path) -> None:
+    class Leaves(Notes):
+        def stands(self, standing: Standing) -> None:
+            if standing.method == "finetune":
+                raise KeyboardInterrupt
+
+    given, folder = contest(tuning=0.0), tmp_path / "contest"
+    with pytest.raises(KeyboardInterrupt):
+        held(given, tmp_path, ("prototypes",), Leaves())
+    done = {name: (folder / f"{name}.json").read_bytes() for name in ("scratch", "finetune")}
+    assert not (folder / "linear-probe.json").exists()
+    assert {standing.method for standing in held(given, tmp_path, ("prototypes",))} == BASELINES | {
+        "prototypes"
+    }
+    assert done == {name: (folder / f"{name}.json").read_bytes() for name in done}
 
 
 @pytest.mark.usefixtures("those_who_diverge")

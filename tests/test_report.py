@@ -1,6 +1,7 @@
 """The report: what it says, that it is whole in itself, and how a browser sees it."""
 
 import dataclasses
+import io
 import os
 import re
 import sys
@@ -18,8 +19,10 @@ pytest.importorskip("matplotlib", reason="a report needs matplotlib: pip install
 pytest.importorskip("jinja2", reason="a report needs Jinja2: pip install 'tasklore[report]'")
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from rich.console import Console
 
 from tasklore.canonical import plain
+from tasklore.cli.show import comparison
 from tasklore.contest import Contest, Standing, Trial, ranked
 from tasklore.errors import MissingDependency, StoreError
 from tasklore.evaluate import Evaluation
@@ -341,6 +344,26 @@ def test_the_headline_tells_who_wins(images: Findings) -> None:
     assert (
         "no baseline was run" in summary.compare(dataclasses.replace(images, rows=alone)).verdicts[0].sentence
     )
+
+
+def test_who_sees_all_queries_at_once_is_marked(images: Findings, tmp_path: Path) -> None:
+    mark = '<span class="tag">transductive</span>'
+    assert mark not in write_report(images, tmp_path / "plain.html").read_text()
+    rows = tuple(
+        dataclasses.replace(row, evaluation=dataclasses.replace(row.evaluation, transductive=True))
+        for row in images.rows
+        if not row.is_baseline
+    )
+    others = tuple(row for row in images.rows if row.is_baseline)
+    found = dataclasses.replace(images, rows=rows + others)
+    page = write_report(found, tmp_path / "marked.html").read_text()
+    assert page.count(mark) == 1
+    assert "see all queries of a task before they answer" in page
+    capturing = Console(width=120, file=io.StringIO(), record=True)
+    capturing.print(comparison(found.rows, "title"))
+    text = capturing.export_text()
+    assert "maml, transductive" in text
+    assert "logistic-regression (baseline)" in text
 
 
 def test_lower_error_is_better(curves: Findings) -> None:

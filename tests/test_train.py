@@ -200,6 +200,19 @@ def test_baselines_have_as_many_outputs_as_new_tasks(digits: Splits) -> None:
         assert found[name][1]["layer1.bias"].shape == (5,)
 
 
+def test_trained_baselines_are_transductive_as_the_learner_is(digits: Splits) -> None:
+    learner = Prototypes(Conv4(4), transductive=True)
+    found = baselines(learner, digits.train, TrainSettings(pretrain_steps=1), digits.test.spec)
+    marked = {
+        name: evaluate(baseline, params, digits.test, method=name, n_tasks=2).title
+        for name, (baseline, params) in found.items()
+    }
+    for name in ("scratch", "finetune", "linear-probe"):
+        assert marked[name] == f"{name}, transductive"
+    for name in ("nearest-centroid", "logistic-regression"):
+        assert marked[name] == name
+
+
 def test_adjust_keeps_the_best_and_lowers_the_rate_when_stuck() -> None:
     trainer = GradientTrainer(MAML(), TrainSettings(patience=2, decay=0.5), SinusoidSource().spec)
     params = [{"w": torch.tensor(float(i))} for i in range(5)]

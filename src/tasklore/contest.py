@@ -468,12 +468,14 @@ def _baselines(
     contest: Contest, net: Net, splits: Splits, folder: Path, spectator: Spectator
 ) -> list[Standing]:
     """Test what every contest compares with, or read back what came of it."""
-    path = folder / "baselines.json"
-    if not path.exists():
-        carrier = next(iter(_entrants((), net, splits.train.spec).values()))
-        found: dict[str, Any] = {}
-        spec = splits.test.spec
-        for method, (learner, params) in baselines(carrier, splits.train, contest.train, spec).items():
+    carrier = next(iter(_entrants((), net, splits.train.spec).values()))
+    spec = splits.test.spec
+    offered = baselines(carrier, splits.train, contest.train, spec)
+    standings: list[Standing] = []
+    for method in offered:
+        path = folder / f"{method}.json"
+        if not path.exists():
+            learner, params = offered[method]
             chosen, best, trials = {}, learner, list[Trial]()
             if contest.tuning:
                 chosen, best, tried = tuned(learner, params, spec, splits.validation, contest.train)
@@ -486,13 +488,10 @@ def _baselines(
                 for source in (splits.test, *splits.test.named.values())
             )
             by_source = dict(zip(splits.test.named, apart, strict=True))
-            found[method] = _to_dict(
-                Standing(method, True, evaluations, chosen, tuple(trials), by_source=by_source)
-            )
-        write_json(path, found)
-    standings = [_standing(values, path) for values in _read(path).values()]
-    for standing in standings:
-        spectator.stands(standing)
+            found = Standing(method, True, evaluations, chosen, tuple(trials), by_source=by_source)
+            write_json(path, _to_dict(found))
+        standings.append(_standing(_read(path), path))
+        spectator.stands(standings[-1])
     return standings
 
 

@@ -5,6 +5,7 @@ carries it out, and :class:`Findings` is everything that a report shows.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -195,8 +196,8 @@ class Findings:
 
 def baselines(
     learner: Learner, past: TaskSource, settings: TrainSettings, spec: TaskSpec
-) -> dict[str, tuple[Learner, Params]]:
-    """Return what every report compares with, ready to be evaluated.
+) -> Mapping[str, tuple[Learner, Params]]:
+    """Return what every report compares with; each is made, and pre-trained, when it is first asked for.
 
     Parameters
     ----------
@@ -211,24 +212,30 @@ def baselines(
 
     Returns
     -------
-    dict
-        Name → (learner, params). From scratch where there is a backbone with an output layer; pre-training,
-        continued or with a linear read-out, where the tasks can be pooled too; and shallow models on the raw
-        inputs.
+    mapping
+        Name → (learner, params), ready to be evaluated. From scratch where there is a backbone with an output
+        layer; pre-training, continued or with a linear read-out, where the tasks can be pooled too; and
+        shallow models on the raw inputs.
     """
-    generator = Generator().manual_seed(settings.seed)
-    chosen: dict[str, tuple[Learner, Params]] = {}
+
+    def started(plain: Learner) -> Params:
+        return plain.init(spec, Generator().manual_seed(settings.seed))
+
+    makers: dict[str, Callable[[], tuple[Learner, Params]]] = {}
     if (net := learner.backbone) is not None and net.has_output_layer:
         alike = {"net": net, "transductive": learner.transductive}
-        scratch, finetune = (learners.get(name)(**alike) for name in ("scratch", "finetune"))
-        chosen["scratch"] = scratch, scratch.init(spec, generator)
+        scratch, finetune, probe = (
+            learners.get(name)(**alike) for name in ("scratch", "finetune", "linear-probe")
+        )
+        pretrained = functools.cache(lambda: pretrain(finetune, past, settings, spec))
+        makers["scratch"] = lambda: (scratch, started(scratch))
         if past.can_be_pooled:
-            pretrained = pretrain(finetune, past, settings, spec)
-            chosen["finetune"] = finetune, pretrained
+            makers["finetune"] = lambda: (finetune, pretrained())
             if spec.kind == "classification":
-                probe = learners.get("linear-probe")(**alike)
-                body = {name: pretrained[name] for name in probe.init(spec, generator)}
-                chosen["linear-probe"] = probe, body
+                makers["linear-probe"] = lambda: (
+                    probe,
+                    {name: pretrained()[name] for name in started(probe)},
+                )
     shallow = (
         ("nearest-centroid", "logistic-regression")
         if spec.kind == "classification"
@@ -237,8 +244,24 @@ def baselines(
     for name in shallow:
         kind: Any = learners.get(name)
         simple: Learner = kind(see=past.plain) if past.plain and spec.kind == "classification" else kind()
-        chosen[name] = (simple, simple.init(spec, generator))
-    return chosen
+        makers[name] = functools.partial(lambda simple: (simple, started(simple)), simple)
+    return _Made(makers)
+
+
+class _Made(Mapping[str, tuple[Learner, Params]]):
+    """Values that are made when they are first asked for, and kept."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], tuple[Learner, Params]]]) -> None:
+        self._makers = {name: functools.cache(make) for name, make in makers.items()}
+
+    def __getitem__(self, name: str) -> tuple[Learner, Params]:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 def tuned(

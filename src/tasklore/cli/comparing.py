@@ -89,9 +89,10 @@ def compare(  # noqa: PLR0913 - options of a command
     going_on = resumable(f"saved in {place}; to go on where it was, give the same command again:")
     with open_store(store) as opened, display.progress, going_on:
         found = hold(contest, tuple(learner or ()), place, opened, user_folder() / "artifacts", display)
-    written = write_contest(contest, found, report or place / "report.html")
+    written = write_contest(contest, found, report or place / "report.html", display.without_result)
     if as_json:
-        print_json({"standings": [_as_json(standing) for standing in found], "report": str(written)})
+        rows = [_as_json(standing) for standing in found]
+        print_json({"standings": rows, "lost": display.without_result, "report": str(written)})
     elif not quiet:
         console.print(standings(contest, found))
         if apart := on_sources(found):

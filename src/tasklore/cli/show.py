@@ -116,6 +116,7 @@ class ContestDisplay(Spectator):
         )
         self.bar: TaskID = self.progress.add_task("reading the tasks", total=None, note="")
         self.validation = ""
+        self.without_result: dict[str, str] = {}
         self.minutes = 0.0
 
     def enters(self, method: str, what: str, minutes: float) -> None:
@@ -137,7 +138,8 @@ class ContestDisplay(Spectator):
         self.console.print(f"  {method:<18}{in_words(trial.settings):<32}{_validation(trial)}")
 
     def lost(self, method: str, why: str) -> None:
-        """Print why a method has no result."""
+        """Print why a method has no result, and keep it for the report."""
+        self.without_result[method] = why
         self.console.print(f"[bold]{method:<20}[/bold]lost: {why}", highlight=False)
 
     def tested(self, method: str, done: int, total: int) -> None:

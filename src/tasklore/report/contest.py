@@ -1,7 +1,7 @@
 """A contest as one HTML file: who is ahead, by how much, and how each got there over its time."""
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ class _Line:
     about: str
 
 
-def write_contest(contest: Contest, standings: Sequence[Standing], path: Path) -> Path:
+def write_contest(
+    contest: Contest, standings: Sequence[Standing], path: Path, lost: Mapping[str, str] | None = None
+) -> Path:
     """Write the report of a contest.
 
     Parameters
@@ -37,6 +39,8 @@ def write_contest(contest: Contest, standings: Sequence[Standing], path: Path) -
         Best first, see :func:`tasklore.contest.hold`.
     path : Path
         Where to; a file there is replaced. Folders are made as needed.
+    lost : mapping of str to str, optional
+        Learners without a result, and why: what :meth:`tasklore.contest.Spectator.lost` was told.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def write_contest(contest: Contest, standings: Sequence[Standing], path: Path) -
         The file cannot be written.
     """
     check_installed()
-    return write_page(_render(contest, standings), path)
+    return write_page(_render(contest, standings, lost or {}), path)
 
 
 def headline(contest: Contest, standings: Sequence[Standing]) -> str:
@@ -69,7 +73,7 @@ def _clearly_behind(first: Standing, other: Standing, shots: int) -> bool:
     return first.gain_over(other, shots).interval[0] > 0
 
 
-def _render(contest: Contest, standings: Sequence[Standing]) -> str:
+def _render(contest: Contest, standings: Sequence[Standing], lost: Mapping[str, str]) -> str:
     from markupsafe import Markup
 
     from .charts import draw_ranking, draw_swatch, draw_training
@@ -93,6 +97,7 @@ def _render(contest: Contest, standings: Sequence[Standing]) -> str:
         "contest": contest,
         "headline": headline(contest, standings),
         "lines": lines,
+        "lost": lost,
         "sources": list(dict.fromkeys(row.source for row in on_sources(standings))),
         "metric": standings[0].evaluations[main].metric,
         "swatches": {line.standing.method: draw_swatch(line.style, "table") for line in lines},
