@@ -63,6 +63,15 @@ class Row:
     baselines: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of the run and its files."""
+        return f"{self.table}-{self.learner}"
+
+    def is_one_of(self, names: list[str]) -> bool:
+        """Whether it is asked for, by its own name or by its table's."""
+        return self.table in names or self.name in names
+
+    @property
     def experiment(self) -> Experiment:
         """Return the settings, complete."""
         sections = {**self.sections, "learner": {"name": self.learner, **self.sections.get("learner", {})}}
@@ -360,7 +369,7 @@ class Progress(Watch):
 
 def carry_out(row: Row, folder: Path, console: Console, *, brief: bool) -> dict[str, Any]:
     """Run one row, or read back its result, and return it as JSON values."""
-    name = f"{row.table}-{row.learner}"
+    name = row.name
     out = folder / f"{name}.json"
     if out.exists():
         return json.loads(out.read_text())
@@ -494,9 +503,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    learned = [result for result in results if "validation_curve" in result]
+    learned = [result for result in results if "validation_minutes" in result]
     if not learned:
-        raise SystemExit("no learner of this table has been run yet")
+        raise SystemExit("none of these has been run yet, with its minutes")
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name, "font.size": 11}):
         figure = Figure(figsize=(8.0, 4.5), layout="constrained")
         axes = figure.add_subplot()
@@ -551,26 +560,22 @@ def main() -> None:
     parser.add_argument(
         "--brief", action="store_true", help="no tests with other ways than it was trained for"
     )
-    parser.add_argument("--figure", type=Path, help="draw what is there of one table, and run nothing")
+    parser.add_argument("--figure", type=Path, help="draw what is there of the named runs, and run nothing")
     parser.add_argument("--list", action="store_true", help="name the tables and their runs")
     arguments = parser.parse_args()
     console = Console(width=130)
     if arguments.list or not arguments.tables:
         for row in ROWS:
-            console.print(f"{row.table:24} {row.table}-{row.learner}  ({row.minutes:g} minutes)")
+            console.print(f"{row.table:24} {row.name}  ({row.minutes:g} minutes)")
         return
     if arguments.figure:
-        (name,) = arguments.tables
-        files = [arguments.folder / f"{row.table}-{row.learner}.json" for row in ROWS if row.table == name]
+        asked = [row for row in ROWS if row.is_one_of(arguments.tables)]
+        files = [arguments.folder / f"{row.name}.json" for row in asked]
         draw([json.loads(file.read_text()) for file in files if file.exists()], arguments.figure)
         return
     torch.set_num_threads(arguments.threads)
     for name in dict.fromkeys(row.table for row in ROWS):
-        chosen = [
-            row
-            for row in ROWS
-            if row.table == name and {name, f"{name}-{row.learner}"} & set(arguments.tables)
-        ]
+        chosen = [row for row in ROWS if row.table == name and row.is_one_of(arguments.tables)]
         if arguments.minutes is not None:
             chosen = [row.within(arguments.minutes) for row in chosen]
         if arguments.precision:
@@ -581,7 +586,7 @@ def main() -> None:
                 try:
                     results.append(carry_out(row, arguments.folder, console, brief=arguments.brief))
                 except NumericalFailure as error:
-                    console.print(f"{row.table}-{row.learner} is lost: {error}")
+                    console.print(f"{row.name} is lost: {error}")
             for row in (row for row in chosen if row.baselines):
                 results.append(carry_out_baselines(row, arguments.folder, console))
             console.print(table(name, results))

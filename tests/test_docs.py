@@ -1,6 +1,7 @@
 """What the documentation shows runs."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -184,3 +185,24 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in listed] == []
+
+
+def test_accuracies_in_the_docs_are_in_the_results() -> None:
+    """Every accuracy with its interval of the page of results was written by a benchmark."""
+    written: set[str] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if {"metric", "mean", "half_width"} <= value.keys():
+                written.add(f"{100 * value['mean']:.2f} ± {100 * value['half_width']:.2f} %")
+            for each in value.values():
+                walk(each)
+        elif isinstance(value, list):
+            for each in value:
+                walk(each)
+
+    for path in (ROOT / "benchmarks" / "results").rglob("*.json"):
+        walk(json.loads(path.read_text()))
+    said = re.findall(r"\d+\.\d\d ± \d+\.\d\d %", (ROOT / "docs" / "results.md").read_text())
+    assert len(said) > 100
+    assert not [figure for figure in said if figure not in written]
