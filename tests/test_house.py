@@ -198,7 +198,7 @@ def test_every_learner_has_a_page_and_a_benchmark_row() -> None:
 
     names = learners.names()
     said = ("ROWS", "SHALLOW", "QUICK", "EVERYTHING")  # rows, and the baselines of tables
-    rows = {text for name in said for text in strings_in(ROOT / "benchmarks" / "fewshot.py", name)}
+    rows = {text for name in said for text in strings_in(ROOT / "benchmarks" / "fewshot_rows.py", name)}
     assert [name for name in names if not (ROOT / "docs" / "learners" / f"{name}.md").is_file()] == [], (
         "no docs page"
     )
